@@ -1,0 +1,179 @@
+package repo
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/pgbak/pgbak/internal/crc32c"
+)
+
+// packSizes remembers the sizes of the packs of this operation.
+type packSizes struct {
+	mu   sync.Mutex
+	size map[packID]int64
+}
+
+func (p *packSizes) set(id packID, n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.size == nil {
+		p.size = map[packID]int64{}
+	}
+	p.size[id] = n
+}
+
+func (p *packSizes) get(id packID) (int64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, ok := p.size[id]
+	return n, ok
+}
+
+// AddPath adds a directory or a link.
+func (w *BackupWriter) AddPath(f File) error {
+	if f.Type == TypeFile && f.Size != 0 {
+		return fmt.Errorf("file %s needs content", f.Path)
+	}
+	if f.Type == TypeFile {
+		f.HasCRC, f.CRC32C = true, 0
+		w.totals.Files++
+	}
+	return w.entries.add(f)
+}
+
+// AddSmall adds files whose content is in one bundle or was found in the
+// parent; files and content stand in the same order.
+func (w *BackupWriter) AddSmall(files []File, content []Small, b Bundle) error {
+	var ref frameRef
+	if len(b.fresh.members) > 0 {
+		var err error
+		if ref, err = w.addFrame(b.fresh); err != nil {
+			return err
+		}
+	}
+	offset := uint32(0)
+	for i, f := range files {
+		s := content[i]
+		from := frameRef{}
+		if s.reused {
+			from, f.content.index = s.ref, s.offset
+			w.totals.ReusedBytes += f.Size
+		} else {
+			from, f.content.index = ref, offset
+			offset += s.member.length
+		}
+		f.content.kind, f.content.number = contentBundle, w.bundleNumber(from, s.reused)
+		w.totals.Files++
+		w.totals.Bytes += f.Size
+		if err := w.entries.add(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bundleNumber gives a bundle's number in the manifest. A reused bundle's
+// bytes count once, whatever the number of its members; a new one's were
+// counted when it was packed.
+func (w *BackupWriter) bundleNumber(ref frameRef, reused bool) uint32 {
+	if n, ok := w.bundles[ref]; ok {
+		return n
+	}
+	if reused {
+		w.use(ref)
+	}
+	n := uint32(len(w.tables.bundles))
+	w.tables.bundles = append(w.tables.bundles, ref)
+	w.bundles[ref] = n
+	return n
+}
+
+// FileWriter collects the windows of one file in order.
+type FileWriter struct {
+	w   *BackupWriter
+	m   fileMap
+	crc uint32
+}
+
+// BeginFile starts a file that is larger than a bundle takes.
+func (w *BackupWriter) BeginFile() *FileWriter {
+	return &FileWriter{w: w, m: fileMap{pageSize: w.pageSize}}
+}
+
+// Add appends windows; crc is the CRC-32C of their plain bytes together.
+func (f *FileWriter) Add(windows []Window, crc uint32) error {
+	length := int64(0)
+	for _, win := range windows {
+		length += int64(win.raw)
+		switch {
+		case win.zero:
+			f.m.addZero(win.pages)
+		case win.reused:
+			f.w.use(win.ref)
+			f.w.totals.ReusedBytes += int64(win.raw)
+			f.m.addAligned(win.ref, win.pages)
+		default:
+			ref, err := f.w.addFrame(win.fresh)
+			if err != nil {
+				return err
+			}
+			f.m.addAligned(ref, win.pages)
+		}
+	}
+	f.m.size += length
+	f.crc = crc32c.Combine(f.crc, crc, length)
+	return nil
+}
+
+// End adds the file to the backup; its size is what was added. parent may be
+// nil; where the file's map is the parent's, the parent's is named.
+func (f *FileWriter) End(file File, parent *ParentFile) error {
+	file.Size, file.CRC32C, file.HasCRC = f.m.size, f.crc, true
+	w := f.w
+	w.totals.Files++
+	w.totals.Bytes += file.Size
+	if file.Size == 0 {
+		return w.entries.add(file)
+	}
+	if err := f.m.check(); err != nil {
+		return fmt.Errorf("map of %s: %w", file.Path, err)
+	}
+	file.content.kind = contentMap
+	if parent != nil && parent.fileMap != nil && f.m.equal(parent.fileMap) {
+		ref := parent.parent.backup.tables.blocks[parent.file.content.number]
+		file.content.number, file.content.index = w.sharedBlock(ref), parent.file.content.index
+		return w.entries.add(file)
+	}
+	block, index, err := w.maps.add(&f.m)
+	if err != nil {
+		return err
+	}
+	file.content.number, file.content.index = uint32(block), uint32(index)
+	return w.entries.add(file)
+}
+
+// sharedBlock gives the number of a block of the parent's maps.
+func (w *BackupWriter) sharedBlock(ref mapBlockRef) uint32 {
+	if n, ok := w.mapBlocks[ref]; ok {
+		return n
+	}
+	n := uint32(len(w.tables.blocks))
+	w.tables.blocks = append(w.tables.blocks, ref)
+	w.mapBlocks[ref] = n
+	for _, m := range w.tables.maps {
+		if m.op == ref.op && m.number == ref.number {
+			return n
+		}
+	}
+	for _, m := range w.parent.backup.tables.maps {
+		if m.op == ref.op && m.number == ref.number {
+			w.tables.maps = append(w.tables.maps, m)
+		}
+	}
+	return n
+}
+
+func (m *fileMap) equal(o *fileMap) bool {
+	return m.pageSize == o.pageSize && m.size == o.size && slices.Equal(m.frames, o.frames) && slices.Equal(m.runs, o.runs)
+}

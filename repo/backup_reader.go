@@ -1,0 +1,241 @@
+package repo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/repo/codec"
+	"github.com/pgbak/pgbak/storage"
+)
+
+// Backup is a backup opened for reading: its header and tables are in memory,
+// its files and their content are read when asked for. Safe for concurrent use.
+type Backup struct {
+	stanza *Stanza
+	key    string
+	header BackupHeader
+	tables manifestTables
+	data   *dataKeys
+	maps   mapBlockCache
+	small  bundleCache
+}
+
+const revokedFormat = "pgbak-revoked"
+
+// OpenBackup reads a manifest's header and tables. ErrNoBackup when there is
+// no such backup, ErrRevoked when its label is occupied by a collector.
+func (s *Stanza) OpenBackup(ctx context.Context, l Label) (*Backup, error) {
+	b := &Backup{stanza: s, key: manifestKey(s.name, l)}
+	blocks, body, err := b.openBlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if err := b.readHead(blocks); err != nil {
+		return nil, err
+	}
+	if b.header.Label != l || b.header.Stanza != s.name {
+		return nil, damagedf(b.key, "header", "it is the manifest of %s in stanza %s", b.header.Label, b.header.Stanza)
+	}
+	b.data = &dataKeys{keys: s.repo.keys, wrapped: b.header.WrappedKeys}
+	b.small.init(b)
+	return b, nil
+}
+
+// Header is what the backup is.
+func (b *Backup) Header() BackupHeader { return b.header }
+
+// Close releases what the backup holds.
+func (b *Backup) Close() error { return nil }
+
+// openBlocks begins to read the manifest.
+func (b *Backup) openBlocks(ctx context.Context) (*blockReader, io.ReadCloser, error) {
+	r := b.stanza.repo
+	body, err := r.store.Get(ctx, b.key, storage.Range{})
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, nil, hint.Wrap(fmt.Errorf("%s: %w", b.key, ErrNoBackup), "'pgbak info' lists the backups.")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", b.key, err)
+	}
+	blocks, err := r.manifestBlocks(b.key, bufio.NewReaderSize(body, 256<<10))
+	if err != nil {
+		_ = body.Close()
+		return nil, nil, err
+	}
+	return blocks, body, nil
+}
+
+// manifestBlocks checks the beginning of a manifest and makes a reader of its blocks.
+func (r *Repository) manifestBlocks(key string, in io.Reader) (*blockReader, error) {
+	head := make([]byte, objectHeaderSize)
+	if n, err := io.ReadFull(in, head); err != nil && !isEnd(err) {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	} else if n > 0 && head[0] == '{' {
+		return nil, revokedStub(key, io.MultiReader(bytes.NewReader(head[:n]), in))
+	} else if err != nil {
+		return nil, damagedf(key, "header", "the object ends early")
+	}
+	op, err := parseObjectHeader(key, manifestMagic, head, r.keys != nil)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.keys.metaSealer(op, key)
+	if err != nil {
+		return nil, err
+	}
+	return &blockReader{r: in, s: s, key: key, dec: codec.NewDecoder()}, nil
+}
+
+// revokedStub reads the stub by which a collector occupies the label of a dead operation.
+func revokedStub(key string, in io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(in, maxDocument))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	var stub struct{}
+	if err := decodeDocument(key, revokedFormat, data, &stub); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", key, ErrRevoked)
+}
+
+// readHead reads header and tables.
+func (b *Backup) readHead(blocks *blockReader) error {
+	for _, want := range []struct {
+		typ  byte
+		name string
+		read func([]byte) error
+	}{
+		{blockHeaderJSON, "header", b.readHeader},
+		{blockPacks, "table of packs", b.tables.decodePacks},
+		{blockRefs, "table of frames", b.tables.decodeRefs},
+	} {
+		typ, plain, err := blocks.next()
+		if err == io.EOF {
+			return damagedf(b.key, want.name, "it is missing")
+		}
+		if err != nil {
+			return err
+		}
+		if typ != want.typ {
+			return damagedf(b.key, want.name, "block of type %q", typ)
+		}
+		if err := want.read(plain); err != nil {
+			return damaged(b.key, want.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *Backup) readHeader(plain []byte) error {
+	if err := json.Unmarshal(plain, &b.header); err != nil {
+		return err
+	}
+	return b.header.check()
+}
+
+// check refuses headers that this program would misread.
+func (h *BackupHeader) check() error {
+	if h.PageSize < 512 || h.PageSize > 32<<10 || h.PageSize&(h.PageSize-1) != 0 {
+		return fmt.Errorf("page size %d", h.PageSize)
+	}
+	if _, err := ulid.ParseStrict(h.Operation); err != nil {
+		return fmt.Errorf("operation %q: %w", h.Operation, err)
+	}
+	return nil
+}
+
+// Files gives the files in the order of ComparePaths. It reads the manifest
+// to its end; an error is the last thing that it yields.
+func (b *Backup) Files(ctx context.Context) iter.Seq2[File, error] {
+	return func(yield func(File, error) bool) {
+		if err := b.files(ctx, yield); err != nil {
+			yield(File{}, err)
+		}
+	}
+}
+
+func (b *Backup) files(ctx context.Context, yield func(File, error) bool) error {
+	again := &Backup{stanza: b.stanza, key: b.key}
+	blocks, body, err := again.openBlocks(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := again.readHead(blocks); err != nil {
+		return err
+	}
+	if again.header.Operation != b.header.Operation {
+		return damagedf(b.key, "", "it was replaced while it was read")
+	}
+	last := ""
+	for {
+		typ, plain, err := blocks.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if typ != blockFiles {
+			return damagedf(b.key, "files", "block of type %q", typ)
+		}
+		stop, err := b.decodeFiles(plain, &last, yield)
+		if err != nil || stop {
+			return err
+		}
+	}
+}
+
+func (b *Backup) decodeFiles(plain []byte, last *string, yield func(File, error) bool) (stop bool, err error) {
+	r := &wireReader{b: plain}
+	prev := ""
+	for len(r.b) > 0 {
+		f := decodeFile(r, prev, b.header.Owners)
+		if r.err == nil {
+			r.err = b.checkFile(f, *last)
+		}
+		if r.err != nil {
+			return false, damaged(b.key, "files", r.err)
+		}
+		prev, *last = f.Path, f.Path
+		if !yield(f, nil) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (b *Backup) checkFile(f File, last string) error {
+	if last != "" && ComparePaths(last, f.Path) >= 0 {
+		return fmt.Errorf("path %q comes after %q", f.Path, last)
+	}
+	n := int(f.content.number)
+	if f.content.kind == contentBundle && (n >= len(b.tables.bundles) || int64(f.content.index)+f.Size > int64(b.tables.bundles[n].raw)) {
+		return fmt.Errorf("content of %q is out of range", f.Path)
+	}
+	if f.content.kind == contentMap && n >= len(b.tables.blocks) {
+		return fmt.Errorf("map of %q is out of range", f.Path)
+	}
+	return nil
+}
+
+// packSize looks a pack up among those that the backup uses.
+func (b *Backup) packSize(id packID) (int64, bool) {
+	for _, p := range b.tables.packs {
+		if p.id == id {
+			return p.size, true
+		}
+	}
+	return 0, false
+}

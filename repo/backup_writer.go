@@ -1,0 +1,415 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/storage"
+)
+
+// BackupWriter writes one backup: packs and maps as content comes, the
+// manifest at Commit. Its methods are for one goroutine; framing is parallel
+// (Framer), sealing and packing are cheap and in order, so that the content of
+// a backup lies in the packs in the order in which a restore wants it.
+type BackupWriter struct {
+	stanza   *Stanza
+	identity Identity
+	op       ulid.ULID
+	label    Label
+	typ      BackupType
+	parent   *Parent
+	pageSize int
+	wrapped  []byte
+
+	dataKey sealer
+	pack    *packBuilder
+	packs   uint32
+	uploads *errgroup.Group
+	ctx     context.Context
+	buffers chan []byte
+	sizes   packSizes
+
+	maps       mapWriter
+	entries    *entrySpool
+	tables     manifestTables
+	packNumber map[packID]int
+	bundles    map[frameRef]uint32
+	mapBlocks  map[mapBlockRef]uint32
+	totals     Totals
+}
+
+// Totals are what a writer has counted so far.
+type Totals struct {
+	Files       int64
+	Bytes       int64 // plain bytes of files
+	ReusedBytes int64 // of them, found in the repository
+	StoredBytes int64 // put into the repository: packs and maps
+}
+
+// BeginOptions say how a backup is written.
+type BeginOptions struct {
+	Type     BackupType
+	PageSize int // bytes, from pg_control
+	// Uploads is how many packs may be on their way at once; each costs 32 MiB.
+	Uploads int
+}
+
+// BeginBackup chooses the newest sound backup of the same identity as the
+// parent, names the new one and pins both. The writer must end in Commit or Abort.
+func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (*BackupWriter, error) {
+	r := s.repo
+	if err := r.config.checkWrite(r.location()); err != nil {
+		return nil, err
+	}
+	op, err := r.newOperation()
+	if err != nil {
+		return nil, err
+	}
+	w := &BackupWriter{stanza: s, identity: id, op: op, typ: o.Type, pageSize: o.PageSize,
+		packNumber: map[packID]int{}, bundles: map[frameRef]uint32{}, mapBlocks: map[mapBlockRef]uint32{}}
+	if err := w.makeDataKey(); err != nil {
+		return nil, err
+	}
+	parent, err := w.pin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w.uploads, w.ctx = errgroup.WithContext(ctx)
+	w.buffers = make(chan []byte, max(o.Uploads, 1)+1)
+	for range cap(w.buffers) {
+		w.buffers <- nil // allocated when first used
+	}
+	w.maps = mapWriter{ctx: w.ctx, repo: r, op: op, tables: &w.tables}
+	w.entries = newEntrySpool()
+	if parent != nil {
+		w.parent = newParent(w.ctx, parent)
+	}
+	return w, nil
+}
+
+func (w *BackupWriter) makeDataKey() error {
+	keys := w.stanza.repo.keys
+	if keys == nil {
+		return nil
+	}
+	var key [32]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return fmt.Errorf("make a data key: %w", err)
+	}
+	var err error
+	if w.wrapped, err = keys.wrapDataKey(&key); err != nil {
+		return fmt.Errorf("wrap the data key: %w", err)
+	}
+	w.dataKey, err = newSealer(&key)
+	return err
+}
+
+// pin names the backup and pins its parent, then looks again whether the
+// parent is still wanted: a collector tombs first and lists pins afterwards,
+// so either it sees our pin or we see its tomb.
+func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
+	s := w.stanza
+	backups, err := s.backups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var taken []Label
+	for _, b := range backups {
+		taken = append(taken, b.Label)
+	}
+	now := s.repo.o.Clock().UTC()
+	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
+	pin.Label = newLabel(now, w.typ, taken)
+	parent := newestSound(backups, w.identity)
+	if parent != "" {
+		pin.Parents = []Label{parent}
+	}
+	if err := s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
+		return nil, err
+	}
+	w.label = pin.Label
+	if parent == "" {
+		return nil, nil
+	}
+	b, err := s.openParent(ctx, parent)
+	if err != nil {
+		return nil, fmt.Errorf("open parent %s: %w", parent, err)
+	}
+	return b, nil
+}
+
+// openParent opens a pinned backup; nil when it was expired meanwhile or
+// cannot be read: then nothing is shared and everything is stored anew.
+func (s *Stanza) openParent(ctx context.Context, l Label) (*Backup, error) {
+	_, err := s.repo.store.Stat(ctx, tombKey(s.name, l))
+	if err == nil {
+		return nil, nil
+	}
+	if !errors.Is(err, storage.ErrNotExist) {
+		return nil, fmt.Errorf("look for a tomb: %w", err)
+	}
+	b, err := s.OpenBackup(ctx, l)
+	if errors.Is(err, ErrNoBackup) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrRevoked) {
+		return nil, nil
+	}
+	return b, err
+}
+
+func newestSound(backups []BackupInfo, id Identity) Label {
+	for i := len(backups) - 1; i >= 0; i-- {
+		if b := backups[i]; b.Err == nil && !b.Tombed && b.Header.Identity.same(id) {
+			return b.Label
+		}
+	}
+	return ""
+}
+
+// Label is the name that the backup will have.
+func (w *BackupWriter) Label() Label { return w.label }
+
+// Parent is the backup whose content is shared; nil when there is none.
+func (w *BackupWriter) Parent() *Parent { return w.parent }
+
+// Totals are the counts so far.
+func (w *BackupWriter) Totals() Totals {
+	t := w.totals
+	t.StoredBytes += w.maps.stored
+	return t
+}
+
+// addFrame puts a frame into the current pack and hands full packs to the uploads.
+func (w *BackupWriter) addFrame(f frame) (frameRef, error) {
+	if w.pack == nil {
+		if err := w.openPack(); err != nil {
+			return frameRef{}, err
+		}
+	}
+	ref := w.pack.add(f)
+	w.use(ref)
+	if w.pack.full() {
+		return ref, w.closePack()
+	}
+	return ref, nil
+}
+
+func (w *BackupWriter) openPack() error {
+	id := packID{op: w.op, number: w.packs}
+	meta, err := w.stanza.repo.keys.metaSealer(w.op, id.key())
+	if err != nil {
+		return err
+	}
+	select {
+	case buf := <-w.buffers:
+		if buf == nil {
+			buf = make([]byte, 0, packTarget+maxStoredFrame+(1<<20))
+		}
+		w.pack = newPackBuilder(id, w.pageSize, w.dataKey, meta, w.wrapped, buf)
+	case <-w.ctx.Done():
+		return w.failure()
+	}
+	w.packs++
+	return nil
+}
+
+// failure is why the writer's context ended: the first failed upload, or the caller.
+func (w *BackupWriter) failure() error {
+	if err := w.uploads.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(w.ctx)
+}
+
+func (w *BackupWriter) closePack() error {
+	if w.pack == nil {
+		return nil
+	}
+	p := w.pack
+	w.pack = nil
+	data, err := p.finish()
+	if err != nil {
+		return fmt.Errorf("close pack: %w", err)
+	}
+	w.sizes.set(p.id, int64(len(data)))
+	w.totals.StoredBytes += int64(len(data))
+	w.uploads.Go(func() error {
+		err := w.stanza.repo.store.Put(w.ctx, p.id.key(), storage.Bytes(data), storage.PutOptions{IfAbsent: true})
+		w.buffers <- data[:0]
+		if err != nil {
+			return fmt.Errorf("store pack: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// use counts a frame into the table of packs.
+func (w *BackupWriter) use(ref frameRef) {
+	n, ok := w.packNumber[ref.pack]
+	if !ok {
+		n = len(w.tables.packs)
+		w.packNumber[ref.pack] = n
+		w.tables.packs = append(w.tables.packs, packUse{id: ref.pack})
+	}
+	w.tables.packs[n].used += int64(ref.stored)
+}
+
+// Commit writes what is left, waits until all of it is durable, and puts the
+// manifest: from then on the backup exists. It fills in the fields of h that
+// the writer knows. The pin is dropped afterwards.
+func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
+	defer w.close()
+	if err := w.closePack(); err != nil {
+		return h, err
+	}
+	if err := w.maps.close(); err != nil {
+		return h, errors.Join(w.failureOnly(), err)
+	}
+	if err := w.uploads.Wait(); err != nil {
+		return h, err
+	}
+	ctx := context.WithoutCancel(w.ctx) // the group's context ended with Wait
+	h, err := w.finishHeader(h)
+	if err != nil {
+		return h, err
+	}
+	if err := w.putManifest(ctx, h); err != nil {
+		return h, err
+	}
+	if err := w.stanza.repo.store.Delete(ctx, pinKey(w.op)); err != nil {
+		return h, hint.Wrap(fmt.Errorf("backup %s is complete, but its pin %s could not be removed: %w", h.Label, pinKey(w.op), err),
+			"the backup can be used; the pin only keeps its parent from being collected.")
+	}
+	return h, nil
+}
+
+// failureOnly gives a failed upload that explains a later error.
+func (w *BackupWriter) failureOnly() error {
+	if w.ctx.Err() == nil {
+		return nil
+	}
+	return w.uploads.Wait()
+}
+
+// Abort ends the writer without a backup. The pin stays: it tells a collector
+// what was left behind.
+func (w *BackupWriter) Abort() {
+	_ = w.uploads.Wait()
+	w.close()
+}
+
+func (w *BackupWriter) close() {
+	if w.parent != nil {
+		w.parent.stop()
+	}
+	w.entries.close()
+}
+
+// finishHeader fills in what the writer knows.
+func (w *BackupWriter) finishHeader(h BackupHeader) (BackupHeader, error) {
+	h.Label, h.Type, h.Operation, h.Stanza, h.Identity = w.label, w.typ, w.op.String(), w.stanza.name, w.identity
+	h.PageSize, h.DatabaseSize, h.Files = w.pageSize, w.totals.Bytes, w.totals.Files
+	h.AddedSize = w.Totals().StoredBytes
+	h.Owners = w.entries.owners
+	if w.parent != nil {
+		h.Parent = w.parent.Label()
+	}
+	for i, p := range w.tables.packs {
+		h.ReferencedSize += p.used
+		size, ok := w.sizes.get(p.id)
+		if !ok {
+			size, ok = w.parent.backup.packSize(p.id)
+		}
+		if !ok {
+			return h, fmt.Errorf("pack %s is used but unknown", p.id.key())
+		}
+		w.tables.packs[i].size = size
+	}
+	return h, w.collectKeys(&h)
+}
+
+// collectKeys gives the header the wrapped data key of every operation whose frames are used.
+func (w *BackupWriter) collectKeys(h *BackupHeader) error {
+	if w.stanza.repo.keys == nil {
+		return nil
+	}
+	h.WrappedKeys = map[string][]byte{}
+	for _, p := range w.tables.packs {
+		op := p.id.op.String()
+		if p.id.op == w.op {
+			h.WrappedKeys[op] = w.wrapped
+		} else if key, ok := w.parent.backup.header.WrappedKeys[op]; ok {
+			h.WrappedKeys[op] = key
+		} else {
+			return fmt.Errorf("parent %s has no key for operation %s", w.parent.Label(), op)
+		}
+	}
+	return nil
+}
+
+// putManifest assembles the manifest and puts it if the label is free.
+func (w *BackupWriter) putManifest(ctx context.Context, h BackupHeader) error {
+	key := manifestKey(w.stanza.name, w.label)
+	spool := storage.NewSpool(entrySpoolMemory, "")
+	defer spool.Close()
+	if err := w.writeManifest(spool, key, h); err != nil {
+		return fmt.Errorf("write manifest %s: %w", key, err)
+	}
+	err := w.stanza.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		return w.labelTaken(ctx, key)
+	}
+	if err != nil {
+		return fmt.Errorf("store manifest: %w", err)
+	}
+	return nil
+}
+
+// labelTaken explains an occupied manifest key: a collector's stub, or a backup.
+func (w *BackupWriter) labelTaken(ctx context.Context, key string) error {
+	if _, err := w.stanza.OpenBackup(ctx, w.label); errors.Is(err, ErrRevoked) {
+		return hint.Wrap(fmt.Errorf("backup %s: %w", w.label, ErrRevoked), "run the backup again; what it stored will be collected.")
+	}
+	return hint.Wrap(fmt.Errorf("%s: %w", key, ErrLabelTaken), "run the backup again.")
+}
+
+func (w *BackupWriter) writeManifest(out io.Writer, key string, h BackupHeader) error {
+	repo := w.stanza.repo
+	s, err := repo.keys.metaSealer(w.op, key)
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(objectHeader(manifestMagic, w.op, repo.keys != nil)); err != nil {
+		return err
+	}
+	blocks, err := newBlockWriter(out, s, key)
+	if err != nil {
+		return err
+	}
+	header, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	for _, b := range []struct {
+		typ   byte
+		plain []byte
+	}{{blockHeaderJSON, header}, {blockPacks, w.tables.encodePacks()}, {blockRefs, w.tables.encodeRefs()}} {
+		if _, err := blocks.write(b.typ, b.plain); err != nil {
+			return err
+		}
+	}
+	if err := w.entries.blocks(func(plain []byte) error {
+		_, err := blocks.write(blockFiles, plain)
+		return err
+	}); err != nil {
+		return err
+	}
+	return blocks.end()
+}

@@ -1,0 +1,51 @@
+package repo
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The refusals that callers tell apart. An absent object is reported by
+// storage.ErrNotExist, not by one of these.
+var (
+	ErrNotInitialized   = errors.New("repository is not initialised")
+	ErrNewerFormat      = errors.New("repository has a format that this version does not know")
+	ErrWrongPassphrase  = errors.New("passphrase does not open the repository's keys")
+	ErrEncrypted        = errors.New("repository is encrypted, but the configuration names no passphrase")
+	ErrNotEncrypted     = errors.New("repository is not encrypted, but the configuration asks for encryption")
+	ErrUnknownStanza    = errors.New("stanza does not exist in the repository")
+	ErrIdentityMismatch = errors.New("cluster is not the one that the stanza belongs to")
+	ErrWALConflict      = errors.New("already archived with different content")
+	ErrDamaged          = errors.New("damaged")
+	ErrLabelTaken       = errors.New("backup label is taken")
+	ErrNoBackup         = errors.New("backup does not exist")
+	ErrRevoked          = errors.New("backup was revoked by a collector while it ran")
+)
+
+// DamagedError says that an object's bytes are not what was written: torn,
+// flipped, swapped or lost. It is an ErrDamaged.
+type DamagedError struct {
+	Key  string // the object
+	What string // the part of it, or what was being read; may be empty
+	Err  error  // how it was noticed
+}
+
+// Error names the object first: it is what an operator can act on.
+func (e *DamagedError) Error() string {
+	if e.What == "" {
+		return fmt.Sprintf("object %s is damaged: %v", e.Key, e.Err)
+	}
+	return fmt.Sprintf("object %s is damaged (%s): %v", e.Key, e.What, e.Err)
+}
+
+// Unwrap gives how the damage was noticed.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrDamaged) true.
+func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
+
+func damaged(key, what string, err error) error { return &DamagedError{Key: key, What: what, Err: err} }
+
+func damagedf(key, what, format string, args ...any) error {
+	return &DamagedError{Key: key, What: what, Err: fmt.Errorf(format, args...)}
+}

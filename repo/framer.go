@@ -1,0 +1,134 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pgbak/pgbak/repo/codec"
+)
+
+// Framer turns plain content into frames: content id, look-up in the parent,
+// compression. It is the parallel part of writing; every worker has its own.
+type Framer struct {
+	enc   codec.Encoder
+	codec codec.ID
+	ids   *contentHasher
+}
+
+// Window is up to PagesPerFrame consecutive pages of a file, ready for
+// BackupWriter: zero pages, a frame of the parent, or a new frame.
+type Window struct {
+	pages  uint32
+	raw    int
+	zero   bool
+	reused bool
+	ref    frameRef // reused
+	fresh  frame
+}
+
+// Reused tells that the content is already in the repository.
+func (w Window) Reused() bool { return w.reused }
+
+// Zero makes a window of zero pages: a hole.
+func Zero(raw, pageSize int) Window {
+	return Window{zero: true, raw: raw, pages: uint32(pageCount(int64(raw), pageSize))}
+}
+
+// NewFramer makes a framer for a worker.
+func (r *Repository) NewFramer() (*Framer, error) {
+	enc, err := codec.NewEncoder(r.o.Compression.Codec, r.o.Compression.Level)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := r.hasher()
+	if err != nil {
+		return nil, err
+	}
+	return &Framer{enc: enc, codec: r.o.Compression.Codec, ids: ids}, nil
+}
+
+// compress gives the stored form of raw: in the free room behind out, which it
+// returns grown, where that suffices. Content that does not shrink by a
+// twentieth is stored as it is.
+func (f *Framer) compress(out, raw []byte) (grown, payload []byte, id codec.ID, err error) {
+	if f.codec != codec.None {
+		room := out[len(out):]
+		payload, err = f.enc.Encode(room, raw)
+		if err != nil {
+			return out, nil, 0, fmt.Errorf("compress: %w", err)
+		}
+		if len(payload) < len(raw)-len(raw)/20 {
+			if cap(room) > 0 && &room[:1][0] == &payload[0] {
+				out = out[:len(out)+len(payload)]
+			}
+			return out, payload, f.codec, nil
+		}
+	}
+	start := len(out)
+	out = append(out, raw...)
+	return out, out[start:], codec.None, nil
+}
+
+// Window frames the pages at window number n of a file. The new frame's bytes
+// are appended to out, which is returned grown. parent may be nil.
+func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int64, pageSize int, parent *ParentFile) ([]byte, Window, error) {
+	w := Window{raw: len(raw), pages: uint32(pageCount(int64(len(raw)), pageSize))}
+	id := f.ids.sum(raw)
+	if parent != nil {
+		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == len(raw) {
+			w.reused, w.ref = true, ref
+			return out, w, nil
+		}
+	}
+	var err error
+	w.fresh = frame{kind: frameAligned, raw: len(raw), id: id, path: path, page: uint32(n * PagesPerFrame)}
+	out, w.fresh.payload, w.fresh.codec, err = f.compress(out, raw)
+	return out, w, err
+}
+
+// Small is a small file on its way into a bundle or found in the parent's.
+type Small struct {
+	reused bool
+	ref    frameRef
+	offset uint32
+	member member
+}
+
+// Reused tells that the content is already in the repository.
+func (s Small) Reused() bool { return s.reused }
+
+// Small looks a small file's content up in the parent. Empty files have no content and need no call.
+func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *ParentFile) Small {
+	s := Small{member: member{path: path, length: uint32(len(raw)), id: f.ids.sum(raw)}}
+	if parent != nil {
+		if ref, offset, old, ok := parent.member(ctx); ok && old == s.member.id && parent.file.Size == int64(len(raw)) {
+			s.reused, s.ref, s.offset = true, ref, offset
+		}
+	}
+	return s
+}
+
+// Bundle compresses raw, the contents of the small files that are not reused,
+// one after the other in the order of members, into one frame.
+func (f *Framer) Bundle(out, raw []byte, members []Small) ([]byte, Bundle, error) {
+	b := Bundle{fresh: frame{kind: frameBundle, raw: len(raw)}}
+	for _, m := range members {
+		if !m.reused {
+			b.fresh.members = append(b.fresh.members, m.member)
+		}
+	}
+	if len(raw) == 0 {
+		return out, b, nil
+	}
+	if len(raw) > maxFrame {
+		return out, b, fmt.Errorf("bundle of %d bytes is over %d", len(raw), maxFrame)
+	}
+	var err error
+	out, b.fresh.payload, b.fresh.codec, err = f.compress(out, raw)
+	return out, b, err
+}
+
+// Bundle is a frame of small files, ready for BackupWriter.
+type Bundle struct {
+	fresh frame
+}

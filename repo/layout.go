@@ -1,0 +1,72 @@
+package repo
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/pgbak/pgbak/internal/postgres"
+)
+
+// Object keys. This file is the only place that knows them.
+
+const configKey = "pgbak-repository.json"
+
+const (
+	keysPrefix    = "keys/"
+	pinsPrefix    = "pins/"
+	stanzasPrefix = "stanzas/"
+)
+
+func pinKey(op ulid.ULID) string            { return pinsPrefix + op.String() }
+func packKey(op ulid.ULID, n uint32) string { return fmt.Sprintf("packs/%s/%08x", op, n) }
+func mapKey(op ulid.ULID, n uint32) string  { return fmt.Sprintf("maps/%s/%08x", op, n) }
+
+// Identities stand apart from the backups and the WAL of a stanza, so that
+// listing the stanzas never walks over millions of segments.
+func identityPrefix(stanza string) string { return stanzasPrefix + stanza + "/identity/" }
+func backupsPrefix(stanza string) string  { return "backups/" + stanza + "/" }
+func tombsPrefix(stanza string) string    { return "tombs/" + stanza + "/" }
+
+// identityKey pads the number so that key order is number order.
+func identityKey(stanza string, n int) string {
+	return fmt.Sprintf("%s%08d", identityPrefix(stanza), n)
+}
+
+func manifestKey(stanza string, l Label) string { return backupsPrefix(stanza) + string(l) }
+func tombKey(stanza string, l Label) string     { return tombsPrefix(stanza) + string(l) }
+
+func walPrefix(stanza string, identity int) string {
+	return fmt.Sprintf("wal/%s/%08d/", stanza, identity)
+}
+
+func historyPrefix(stanza string, identity int) string {
+	return walPrefix(stanza, identity) + "history/"
+}
+
+func timelinePrefix(stanza string, identity int, tli postgres.Timeline) string {
+	return walPrefix(stanza, identity) + tli.String() + "/"
+}
+
+// walKey places segments, partials and backup history files in one directory
+// per 4 GiB of WAL (256 segments of 16 MiB), and timeline history files, which
+// every restore reads all of, together.
+func walKey(stanza string, id Identity, f postgres.WALFile) string {
+	name := f.Name(id.SegmentSize)
+	if f.Kind == postgres.WALHistory {
+		return historyPrefix(stanza, id.Number) + name
+	}
+	return timelinePrefix(stanza, id.Number, f.Timeline) + name[8:16] + "/" + name
+}
+
+var stanzaName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// CheckStanzaName refuses names that could not be a directory on every store.
+func CheckStanzaName(name string) error {
+	if !stanzaName.MatchString(name) || strings.HasSuffix(name, ".") {
+		return fmt.Errorf("stanza name %q is not allowed: use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit", name)
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package repo
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/pgbak/pgbak/storage"
+)
+
+const (
+	blockHeaderJSON = 'H'
+	blockPacks      = 'P'
+	blockRefs       = 'R'
+	blockFiles      = 'F'
+
+	entrySpoolMemory = 8 << 20
+	filesBlockTarget = 64 << 10
+)
+
+// entrySpool keeps the file entries of a manifest until the tables that stand
+// before them are known: in memory, or, when they are many, in a temporary file.
+type entrySpool struct {
+	spool  *storage.Spool
+	w      wireWriter
+	prev   string
+	last   string
+	owners []string
+	number map[string]int
+}
+
+func newEntrySpool() *entrySpool {
+	return &entrySpool{spool: storage.NewSpool(entrySpoolMemory, ""), number: map[string]int{}}
+}
+
+// add appends an entry; entries come in the order of ComparePaths.
+func (e *entrySpool) add(f File) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if e.last != "" && ComparePaths(e.last, f.Path) >= 0 {
+		return fmt.Errorf("path %q comes after %q", f.Path, e.last)
+	}
+	owner := f.Owner + ":" + f.Group
+	n, ok := e.number[owner]
+	if !ok {
+		n = len(e.owners)
+		e.number[owner] = n
+		e.owners = append(e.owners, owner)
+	}
+	encodeFile(&e.w, e.prev, f, n)
+	e.prev, e.last = f.Path, f.Path
+	if len(e.w.b) >= filesBlockTarget {
+		return e.flush()
+	}
+	return nil
+}
+
+// flush ends a block; the next one begins without a previous path.
+func (e *entrySpool) flush() error {
+	if len(e.w.b) == 0 {
+		return nil
+	}
+	if _, err := e.spool.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(e.w.b)))); err != nil {
+		return err
+	}
+	_, err := e.spool.Write(e.w.b)
+	e.w.b, e.prev = e.w.b[:0], ""
+	return err
+}
+
+// blocks gives the blocks in order.
+func (e *entrySpool) blocks(yield func(plain []byte) error) error {
+	if err := e.flush(); err != nil {
+		return err
+	}
+	r, err := e.spool.Source().Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var length [4]byte
+	for {
+		if _, err := io.ReadFull(r, length[:]); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		plain := make([]byte, binary.LittleEndian.Uint32(length[:]))
+		if _, err := io.ReadFull(r, plain); err != nil {
+			return err
+		}
+		if err := yield(plain); err != nil {
+			return err
+		}
+	}
+}
+
+func (e *entrySpool) close() { _ = e.spool.Close() }

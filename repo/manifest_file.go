@@ -1,0 +1,283 @@
+package repo
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/pgbak/pgbak/repo/codec"
+)
+
+// FileType is what a path of a backup is.
+type FileType byte
+
+// The types of path. The values are on disk.
+const (
+	TypeFile FileType = 1
+	TypeDir  FileType = 2
+	TypeLink FileType = 3 // a symbolic link to a directory
+)
+
+// File is one path of a backup.
+type File struct {
+	// Path is slash-separated and relative to the data directory; what lies in
+	// a tablespace is under pg_tblspc/OID, what lies behind a link under the link.
+	Path       string
+	Type       FileType
+	Mode       fs.FileMode // permission bits
+	ModTime    time.Time   // whole seconds
+	Owner      string
+	Group      string
+	Size       int64
+	CRC32C     uint32 // of the content, when HasCRC
+	HasCRC     bool
+	PageErrors bool   // a page of it failed its checksum
+	LinkTarget string // TypeLink
+
+	content contentRef
+}
+
+// contentKind says how a file's content is found. The values are on disk.
+type contentKind byte
+
+const (
+	contentNone   contentKind = 0 // empty files, directories, links
+	contentBundle contentKind = 1 // in a bundle frame: table number, offset in the frame
+	contentMap    contentKind = 2 // by a map: table number of its block, number in the block
+)
+
+type contentRef struct {
+	kind   contentKind
+	number uint32 // in the manifest's table of bundles or map blocks
+	index  uint32 // offset in the bundle, or number in the block
+}
+
+// CheckPath refuses a path that could leave the directory it is restored to.
+func CheckPath(p string) error {
+	if p == "" || len(p) > maxPath || p[0] == '/' || path.Clean(p) != p || p == "." || p == ".." ||
+		strings.HasPrefix(p, "../") || strings.ContainsRune(p, 0) {
+		return fmt.Errorf("path %q is not allowed in a backup", p)
+	}
+	return nil
+}
+
+// ComparePaths orders paths as a walk of the tree meets them: a directory
+// before what is in it, the entries of a directory by the bytes of their names.
+func ComparePaths(a, b string) int {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		if x, y := a[i], b[i]; x != y {
+			if x == '/' {
+				return -1
+			}
+			if y == '/' {
+				return 1
+			}
+			return int(x) - int(y)
+		}
+	}
+	return len(a) - len(b)
+}
+
+// Bits of an encoded file's flags, above the file type.
+const (
+	fileTypeMask   = 0x03
+	fileHasCRC     = 0x04
+	filePageErrors = 0x08
+	fileKindShift  = 4
+	fileKindMask   = 0x03
+)
+
+func encodeFile(w *wireWriter, prev string, f File, owner int) {
+	flags := byte(f.Type) | byte(f.content.kind)<<fileKindShift
+	if f.HasCRC {
+		flags |= fileHasCRC
+	}
+	if f.PageErrors {
+		flags |= filePageErrors
+	}
+	w.byte(flags)
+	w.path(prev, f.Path)
+	w.uvarint(uint64(f.Mode.Perm()))
+	w.uvarint(uint64(max(f.ModTime.Unix(), 0)))
+	w.uvarint(uint64(owner))
+	if f.Type == TypeLink {
+		w.string(f.LinkTarget)
+	}
+	if f.Type != TypeFile {
+		return
+	}
+	w.uvarint(uint64(f.Size))
+	if f.HasCRC {
+		w.u32(f.CRC32C)
+	}
+	if f.content.kind != contentNone {
+		w.uvarint(uint64(f.content.number))
+		w.uvarint(uint64(f.content.index))
+	}
+}
+
+func decodeFile(r *wireReader, prev string, owners []string) File {
+	flags := r.byte()
+	f := File{Type: FileType(flags & fileTypeMask), HasCRC: flags&fileHasCRC != 0, PageErrors: flags&filePageErrors != 0}
+	f.content.kind = contentKind(flags >> fileKindShift & fileKindMask)
+	f.Path = r.path(prev)
+	f.Mode = fs.FileMode(r.number(0o777, "mode"))
+	f.ModTime = time.Unix(int64(r.number(1<<40, "time")), 0).UTC()
+	if n := r.uvarint(); r.err == nil && n < uint64(len(owners)) {
+		f.Owner, f.Group, _ = strings.Cut(owners[n], ":")
+	} else {
+		r.fail("owner is out of range")
+	}
+	switch f.Type {
+	case TypeLink:
+		f.LinkTarget = r.string(4 << 10)
+	case TypeFile:
+		f.Size = r.int63("file size")
+		if f.HasCRC {
+			f.CRC32C = r.u32()
+		}
+		if f.content.kind != contentNone {
+			f.content.number, f.content.index = uint32(r.number(maxPages, "number")), uint32(r.number(maxPages, "index"))
+		}
+	case TypeDir:
+	default:
+		r.fail(fmt.Sprintf("file type %d is unknown", f.Type))
+	}
+	if r.err == nil {
+		r.err = f.check()
+	}
+	return f
+}
+
+func (f File) check() error {
+	if err := CheckPath(f.Path); err != nil {
+		return fmt.Errorf("%w: %w", errWire, err)
+	}
+	if f.Type == TypeFile && (f.content.kind == contentNone) != (f.Size == 0) || f.content.kind > contentMap {
+		return fmt.Errorf("%w: %s has %d bytes and content of kind %d", errWire, f.Path, f.Size, f.content.kind)
+	}
+	return nil
+}
+
+// packUse is a pack that a backup uses.
+type packUse struct {
+	id   packID
+	size int64 // of the object
+	used int64 // stored bytes of the frames that the backup uses
+}
+
+// manifestTables are the lists that file entries refer to by number.
+type manifestTables struct {
+	packs   []packUse
+	bundles []frameRef
+	blocks  []mapBlockRef
+	maps    []mapUse
+}
+
+// mapUse is a map object that a backup uses.
+type mapUse struct {
+	op     ulid.ULID
+	number uint32
+	size   int64
+}
+
+func (t *manifestTables) encodePacks() []byte {
+	var w wireWriter
+	w.uvarint(uint64(len(t.packs)))
+	for _, p := range t.packs {
+		w.raw(p.id.op[:])
+		w.uvarint(uint64(p.id.number))
+		w.uvarint(uint64(p.size))
+		w.uvarint(uint64(p.used))
+	}
+	w.uvarint(uint64(len(t.maps)))
+	for _, m := range t.maps {
+		w.raw(m.op[:])
+		w.uvarint(uint64(m.number))
+		w.uvarint(uint64(m.size))
+	}
+	return w.b
+}
+
+func (t *manifestTables) decodePacks(b []byte) error {
+	r := &wireReader{b: b}
+	for n := r.count("packs"); n > 0 && r.err == nil; n-- {
+		p := packUse{id: packID{op: decodeOperation(r), number: uint32(r.number(maxPages, "pack number"))}}
+		p.size, p.used = r.int63("pack size"), r.int63("used bytes")
+		t.packs = append(t.packs, p)
+	}
+	for n := r.count("maps"); n > 0 && r.err == nil; n-- {
+		t.maps = append(t.maps, mapUse{op: decodeOperation(r), number: uint32(r.number(maxPages, "map number")), size: r.int63("map size")})
+	}
+	return r.end()
+}
+
+// encodeRefs writes bundles (with numbers into packs) and map blocks (with numbers into maps).
+func (t *manifestTables) encodeRefs() []byte {
+	var w wireWriter
+	packs := make(map[packID]int, len(t.packs))
+	for i, p := range t.packs {
+		packs[p.id] = i
+	}
+	w.uvarint(uint64(len(t.bundles)))
+	for _, f := range t.bundles {
+		w.uvarint(uint64(packs[f.pack]))
+		w.byte(byte(f.codec))
+		w.uvarint(uint64(f.ordinal))
+		w.uvarint(uint64(f.offset))
+		w.uvarint(uint64(f.stored))
+		w.uvarint(uint64(f.raw))
+	}
+	type object struct {
+		op     ulid.ULID
+		number uint32
+	}
+	maps := make(map[object]int, len(t.maps))
+	for i, m := range t.maps {
+		maps[object{m.op, m.number}] = i
+	}
+	w.uvarint(uint64(len(t.blocks)))
+	for _, b := range t.blocks {
+		w.uvarint(uint64(maps[object{b.op, b.number}]))
+		w.uvarint(uint64(b.block))
+		w.uvarint(uint64(b.offset))
+		w.uvarint(uint64(b.length))
+	}
+	return w.b
+}
+
+func (t *manifestTables) decodeRefs(b []byte) error {
+	r := &wireReader{b: b}
+	for n := r.count("bundles"); n > 0 && r.err == nil; n-- {
+		pack := r.uvarint()
+		if r.err != nil || pack >= uint64(len(t.packs)) {
+			r.fail("pack number is out of range")
+			break
+		}
+		f := frameRef{pack: t.packs[pack].id, codec: codec.ID(r.byte())}
+		f.ordinal, f.offset = uint32(r.number(maxPages, "ordinal")), uint32(r.number(maxPack, "offset"))
+		f.stored, f.raw = uint32(r.number(maxStoredFrame, "stored length")), uint32(r.number(maxFrame, "length"))
+		if r.err == nil {
+			r.err = f.check()
+		}
+		t.bundles = append(t.bundles, f)
+	}
+	for n := r.count("blocks"); n > 0 && r.err == nil; n-- {
+		m := r.uvarint()
+		if r.err != nil || m >= uint64(len(t.maps)) {
+			r.fail("map number is out of range")
+			break
+		}
+		t.blocks = append(t.blocks, mapBlockRef{op: t.maps[m].op, number: t.maps[m].number,
+			block: uint32(r.number(maxPages, "block")), offset: uint32(r.number(maxPages, "offset")),
+			length: uint32(r.number(blockHeaderSize+maxBlock+gcmOverhead, "length"))})
+		if r.err == nil && t.blocks[len(t.blocks)-1].length < blockHeaderSize+plainOverhead {
+			r.fail("block is too short")
+		}
+	}
+	return r.end()
+}

@@ -1,0 +1,79 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/pgbak/pgbak/storage"
+)
+
+const pinFormat = "pgbak-pin"
+
+// Pin is an operation under way: which backup it will commit and which it
+// relies on. A collector deletes nothing that a pin names, and nothing of an
+// operation whose pin stands, until it has revoked it by occupying its label.
+//
+// A backup that fails leaves its pin: it tells the collector which packs and
+// maps nobody will ever name.
+type Pin struct {
+	Operation  string    `json:"operation"`
+	Kind       string    `json:"kind"` // "backup"
+	Stanza     string    `json:"stanza"`
+	Label      Label     `json:"label"`
+	Parents    []Label   `json:"parents,omitempty"`
+	Started    time.Time `json:"started"` // for people
+	WrappedKey []byte    `json:"wrapped-key,omitempty"`
+}
+
+// Pins lists the operations under way or left behind in the stanza.
+func (s *Stanza) Pins(ctx context.Context) ([]Pin, error) {
+	var pins []Pin
+	for obj, err := range s.repo.store.List(ctx, pinsPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
+		}
+		var p Pin
+		err := getDocument(ctx, s.repo.store, obj.Key, pinFormat, &p)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // its operation has just ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p.Stanza == s.name {
+			pins = append(pins, p)
+		}
+	}
+	return pins, nil
+}
+
+// claimLabel puts the pin and makes sure that no other operation under way has
+// the same label: both sides put first and look afterwards, so at least one
+// sees the other, and the later operation takes the next second.
+func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ BackupType, taken []Label) error {
+	for attempt := 0; attempt < 100; attempt++ {
+		if err := putDocument(ctx, s.repo.store, pinKey(op), pinFormat, p, storage.PutOptions{}); err != nil {
+			return fmt.Errorf("pin operation: %w", err)
+		}
+		pins, err := s.Pins(ctx)
+		if err != nil {
+			return err
+		}
+		clash := false
+		for _, other := range pins {
+			if other.Operation != p.Operation {
+				taken = append(taken, other.Label)
+				clash = clash || other.Label == p.Label && other.Operation < p.Operation
+			}
+		}
+		if !clash {
+			return nil
+		}
+		p.Label = newLabel(p.Started, typ, taken)
+	}
+	return fmt.Errorf("stanza %s: no free label after 100 attempts", s.name)
+}

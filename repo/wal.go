@@ -1,0 +1,222 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo/codec"
+	"github.com/pgbak/pgbak/storage"
+)
+
+// WALOutcome tells what PutWAL did.
+type WALOutcome int
+
+// The outcomes of PutWAL.
+const (
+	WALStored       WALOutcome = iota
+	WALAlreadyThere            // the same content was there
+)
+
+// WALPut is the result of PutWAL.
+type WALPut struct {
+	Outcome    WALOutcome
+	RawSize    int64 // bytes of the file
+	StoredSize int64 // bytes of the object; 0 when it was there
+}
+
+// walSpoolMemory holds any object of a segment of up to 64 MiB; larger ones go
+// through a temporary file.
+const walSpoolMemory = 64 << 20
+
+// PutWAL archives a WAL file: durable on return, never over something else.
+// When the key is taken, the contents are compared by their hash: equal is
+// WALAlreadyThere, different is ErrWALConflict, and nothing is changed.
+func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, src storage.Source) (WALPut, error) {
+	put := WALPut{RawSize: src.Size()}
+	name := f.Name(id.SegmentSize)
+	if src.Size() > maxWAL {
+		return put, fmt.Errorf("WAL file %s has %d bytes, more than any WAL file", name, src.Size())
+	}
+	content, err := s.hashSource(src)
+	if err != nil {
+		return put, fmt.Errorf("read WAL file %s: %w", name, err)
+	}
+	spool := storage.NewSpool(walSpoolMemory, "")
+	defer spool.Close()
+	if err := s.encodeWAL(spool, src, content); err != nil {
+		return put, fmt.Errorf("read WAL file %s: %w", name, err)
+	}
+	key := walKey(s.name, id, f)
+	err = s.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		put.Outcome = WALAlreadyThere
+		return put, s.compareWAL(ctx, key, name, content, src.Size())
+	}
+	if err != nil {
+		return put, fmt.Errorf("archive WAL file %s: %w", name, err)
+	}
+	put.StoredSize = spool.Size()
+	return put, nil
+}
+
+func (s *Stanza) hashSource(src storage.Source) (ContentID, error) {
+	ids, err := s.repo.hasher()
+	if err != nil {
+		return ContentID{}, err
+	}
+	in, err := src.Open()
+	if err != nil {
+		return ContentID{}, err
+	}
+	defer in.Close()
+	n, err := io.CopyBuffer(ids.h, in, make([]byte, 1<<20))
+	if err != nil {
+		return ContentID{}, err
+	}
+	if n != src.Size() {
+		return ContentID{}, fmt.Errorf("it has %d bytes, want %d", n, src.Size())
+	}
+	var id ContentID
+	ids.h.Sum(id[:0])
+	return id, nil
+}
+
+func (s *Stanza) encodeWAL(w io.Writer, src storage.Source, content ContentID) error {
+	enc, err := codec.NewEncoder(s.repo.o.Compression.Codec, s.repo.o.Compression.Level)
+	if err != nil {
+		return err
+	}
+	in, err := src.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	e := walEncoder{repo: s.repo, enc: enc}
+	return e.encode(w, in, src.Size(), content)
+}
+
+// compareWAL decides a clash by the header of what is there, which a checksum
+// protects; content that is there but damaged is found by archive-get and verify.
+func (s *Stanza) compareWAL(ctx context.Context, key, name string, content ContentID, size int64) error {
+	b, err := readPrefix(ctx, s.repo.store, key, walHeaderFixed+maxWrapped+8)
+	if err != nil {
+		return fmt.Errorf("compare WAL file %s with what is archived: %w", name, err)
+	}
+	h, _, err := decodeWALHeader(key, b, s.repo.keys != nil)
+	if err != nil {
+		return err
+	}
+	if h.id == content && h.size == size {
+		return nil
+	}
+	return hint.Wrap(fmt.Errorf("WAL file %s: %w: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
+		name, ErrWALConflict, key, s.repo.location(), h.size, h.id.short(), size, content.short()),
+		"two clusters may be archiving to stanza %s, or this one was rewound: compare 'SELECT system_identifier FROM pg_control_system()' and the timelines of all of them; nothing was overwritten.", s.name)
+}
+
+func (id ContentID) short() string { return id.String()[:16] }
+
+// HasWAL tells whether a WAL file is archived.
+func (s *Stanza) HasWAL(ctx context.Context, id Identity, f postgres.WALFile) (bool, error) {
+	_, err := s.repo.store.Stat(ctx, walKey(s.name, id, f))
+	if errors.Is(err, storage.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for WAL file %s: %w", f.Name(id.SegmentSize), err)
+	}
+	return true, nil
+}
+
+// ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
+func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
+	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli))
+}
+
+func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
+	return func(yield func(postgres.WALFile, error) bool) {
+		for obj, err := range s.repo.store.List(ctx, prefix) {
+			if err != nil {
+				yield(postgres.WALFile{}, fmt.Errorf("list WAL under %s: %w", prefix, err))
+				return
+			}
+			f, err := postgres.ParseWALFile(obj.Key[strings.LastIndexByte(obj.Key, '/')+1:], id.SegmentSize)
+			if err != nil || walKey(s.name, id, f) != obj.Key {
+				continue // not ours
+			}
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
+}
+
+// WALRanges gives the runs of segments of an identity. It lists every segment
+// but keeps only the runs.
+func (s *Stanza) WALRanges(ctx context.Context, id Identity) ([]WALRange, error) {
+	var out []WALRange
+	for f, err := range s.listWAL(ctx, id, walPrefix(s.name, id.Number)) {
+		if err != nil {
+			return nil, err
+		}
+		if f.Kind != postgres.WALSegment {
+			continue
+		}
+		if n := len(out) - 1; n >= 0 && out[n].Timeline == f.Timeline && out[n].Last+1 == f.Segment {
+			out[n].Last = f.Segment
+			continue
+		}
+		out = append(out, WALRange{Identity: id.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
+	}
+	return out, nil
+}
+
+// maxHistory bounds a timeline history file: one line per promotion.
+const maxHistory = 1 << 20
+
+// History reads a timeline's history file; timeline 1 has none and needs none.
+func (s *Stanza) History(ctx context.Context, id Identity, tli postgres.Timeline) (postgres.History, error) {
+	if tli == 1 {
+		return postgres.History{Timeline: 1}, nil
+	}
+	f := postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}
+	r, err := s.OpenWAL(ctx, id, f)
+	if err != nil {
+		return postgres.History{}, err
+	}
+	defer r.Close()
+	if r.RawSize() > maxHistory {
+		return postgres.History{}, damagedf(r.key, "", "%d bytes are too many for a history file", r.RawSize())
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return postgres.History{}, err
+	}
+	h, err := postgres.ParseHistory(tli, data)
+	if err != nil {
+		return postgres.History{}, damaged(r.key, "content", err)
+	}
+	return h, nil
+}
+
+// Histories reads all history files of an identity, by timeline.
+func (s *Stanza) Histories(ctx context.Context, id Identity) ([]postgres.History, error) {
+	var out []postgres.History
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
+		if err != nil {
+			return nil, err
+		}
+		h, err := s.History(ctx, id, f.Timeline)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, nil
+}

@@ -1,0 +1,171 @@
+package repo
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/pgbak/pgbak/repo/codec"
+)
+
+// A WAL object:
+//
+//	magic 8 | version 1 | flags 1 | zero 2 | plain size 8 | content id 32 | wrapped key length 2 | wrapped key | xxh3 of all before 8
+//	frames: codec 1 | plain length 4 | stored length 4 | sealed bytes
+//
+// Frames follow until their plain lengths sum up to the plain size; nothing
+// follows them. The content id is that of the whole plain content. A frame's
+// seal covers its number, its header and the object's header, so that frames
+// of two segments cannot be mixed.
+
+const (
+	walHeaderFixed = 8 + 4 + 8 + 32 + 2
+	walFrameHeader = 9
+	walFrameSize   = 1 << 20
+	maxWAL         = 1 << 30 // PostgreSQL's largest segment
+)
+
+// walHeader is the beginning of a WAL object.
+type walHeader struct {
+	size    int64
+	id      ContentID
+	wrapped []byte
+}
+
+func (h walHeader) encode() []byte {
+	flags := byte(0)
+	if len(h.wrapped) > 0 {
+		flags = flagEncrypted
+	}
+	b := append(make([]byte, 0, walHeaderFixed+len(h.wrapped)+8), walMagic...)
+	b = append(b, objectVersion, flags, 0, 0)
+	b = binary.LittleEndian.AppendUint64(b, uint64(h.size))
+	b = append(b, h.id[:]...)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(h.wrapped)))
+	b = append(b, h.wrapped...)
+	return binary.LittleEndian.AppendUint64(b, xxh3.Hash(b))
+}
+
+// decodeWALHeader reads a header from the beginning of b and gives its length.
+func decodeWALHeader(key string, b []byte, encrypted bool) (h walHeader, n int, err error) {
+	if len(b) < walHeaderFixed || string(b[:8]) != walMagic {
+		return h, 0, damagedf(key, "header", "it does not begin with %s", walMagic)
+	}
+	if b[8] != objectVersion {
+		return h, 0, newerFormat(key, fmt.Sprintf("object version %d", b[8]))
+	}
+	wrapped := int(binary.LittleEndian.Uint16(b[walHeaderFixed-2:]))
+	n = walHeaderFixed + wrapped + 8
+	if wrapped > maxWrapped || len(b) < n {
+		return h, 0, damagedf(key, "header", "the object ends early")
+	}
+	if xxh3.Hash(b[:n-8]) != binary.LittleEndian.Uint64(b[n-8:]) {
+		return h, 0, damaged(key, "header", errSeal)
+	}
+	if (b[9] == flagEncrypted) != encrypted || (wrapped > 0) != encrypted {
+		return h, 0, damagedf(key, "header", "flags %02x", b[9])
+	}
+	h.size = int64(binary.LittleEndian.Uint64(b[12:]))
+	if h.size < 0 || h.size > maxWAL {
+		return h, 0, damagedf(key, "header", "size %d is out of bounds", h.size)
+	}
+	copy(h.id[:], b[20:])
+	h.wrapped = b[walHeaderFixed : walHeaderFixed+wrapped]
+	return h, n, nil
+}
+
+// walEncoder writes WAL objects.
+type walEncoder struct {
+	repo *Repository
+	enc  codec.Encoder
+}
+
+// encode writes the object for content of size bytes whose id is known; it
+// hashes again what it reads, so that content that changes meanwhile is refused.
+func (e *walEncoder) encode(w io.Writer, in io.Reader, size int64, id ContentID) error {
+	h := walHeader{size: size, id: id}
+	s := sealer{}
+	if keys := e.repo.keys; keys != nil {
+		var key [32]byte
+		if _, err := rand.Read(key[:]); err != nil {
+			return fmt.Errorf("make a data key: %w", err)
+		}
+		var err error
+		if h.wrapped, err = keys.wrapDataKey(&key); err != nil {
+			return fmt.Errorf("wrap the data key: %w", err)
+		}
+		if s, err = newSealer(&key); err != nil {
+			return err
+		}
+	}
+	ids, err := e.repo.hasher()
+	if err != nil {
+		return err
+	}
+	head := h.encode()
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	f := walFramer{s: s, head: head, enc: e.enc, codec: e.repo.o.Compression.Codec}
+	plain := make([]byte, min(size, walFrameSize))
+	for done := int64(0); done < size; done += int64(len(plain)) {
+		plain = plain[:min(size-done, walFrameSize)]
+		if _, err := io.ReadFull(in, plain); err != nil {
+			return fmt.Errorf("it ends after %d of %d bytes: %w", done, size, err)
+		}
+		ids.h.Write(plain)
+		if err := f.write(w, plain); err != nil {
+			return err
+		}
+	}
+	var again ContentID
+	if ids.h.Sum(again[:0]); again != id {
+		return errors.New("it changed while it was read")
+	}
+	return nil
+}
+
+// walFramer seals the frames of one object.
+type walFramer struct {
+	s     sealer
+	head  []byte
+	enc   codec.Encoder
+	codec codec.ID
+	n     uint64
+	buf   []byte
+	out   []byte
+}
+
+func (f *walFramer) write(w io.Writer, plain []byte) error {
+	payload, id := plain, codec.None
+	if f.codec != codec.None {
+		compressed, err := f.enc.Encode(f.buf, plain)
+		if err != nil {
+			return err
+		}
+		f.buf = compressed
+		if len(compressed) < len(plain) {
+			payload, id = compressed, f.codec
+		}
+	}
+	head := walFrameHead(id, len(plain), len(payload)+f.s.overhead())
+	f.out = append(f.out[:0], head...)
+	f.out = f.s.seal(f.out, payload, f.n, walContext(head, f.head))
+	f.n++
+	_, err := w.Write(f.out)
+	return err
+}
+
+func walFrameHead(id codec.ID, plain, stored int) []byte {
+	b := append(make([]byte, 0, walFrameHeader), byte(id))
+	b = binary.LittleEndian.AppendUint32(b, uint32(plain))
+	return binary.LittleEndian.AppendUint32(b, uint32(stored))
+}
+
+func walContext(frame, object []byte) []byte {
+	return append(append(make([]byte, 0, len(frame)+len(object)), frame...), object...)
+}

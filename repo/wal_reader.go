@@ -1,0 +1,153 @@
+package repo
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo/codec"
+	"github.com/pgbak/pgbak/storage"
+)
+
+// WALReader streams the plain content of a WAL file. Every frame is verified
+// before a byte of it is given; io.EOF comes only after the length and the
+// content id of the whole were verified.
+type WALReader struct {
+	key    string
+	body   io.ReadCloser
+	in     *bufio.Reader
+	header walHeader
+	head   []byte
+	s      sealer
+	dec    *codec.Decoder
+	ids    *contentHasher
+	n      uint64
+	done   int64
+	plain  []byte // verified, not yet read
+	err    error
+}
+
+// OpenWAL begins to read a WAL file of an identity. An absent file gives
+// storage.ErrNotExist; a damaged one ErrDamaged, here or from Read.
+func (s *Stanza) OpenWAL(ctx context.Context, id Identity, f postgres.WALFile) (*WALReader, error) {
+	key := walKey(s.name, id, f)
+	body, err := s.repo.store.Get(ctx, key, storage.Range{})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	r := &WALReader{key: key, body: body, in: bufio.NewReaderSize(body, 256<<10), dec: codec.NewDecoder()}
+	if err := r.open(s.repo); err != nil {
+		_ = body.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *WALReader) open(repo *Repository) error {
+	head, err := r.in.Peek(walHeaderFixed)
+	if err != nil {
+		return r.cut("header", err)
+	}
+	wrapped := int(binary.LittleEndian.Uint16(head[walHeaderFixed-2:]))
+	if head, err = r.in.Peek(walHeaderFixed + min(wrapped, maxWrapped) + 8); err != nil {
+		return r.cut("header", err)
+	}
+	h, n, err := decodeWALHeader(r.key, head, repo.keys != nil)
+	if err != nil {
+		return err
+	}
+	r.head = append([]byte(nil), head[:n]...)
+	h.wrapped = append([]byte(nil), h.wrapped...)
+	r.header = h
+	if _, err := r.in.Discard(n); err != nil {
+		return fmt.Errorf("read %s: %w", r.key, err)
+	}
+	if repo.keys != nil {
+		key, err := repo.keys.unwrapDataKey(h.wrapped)
+		if err != nil {
+			return damaged(r.key, "wrapped key", err)
+		}
+		if r.s, err = newSealer(key); err != nil {
+			return err
+		}
+	}
+	r.ids, err = repo.hasher()
+	return err
+}
+
+// RawSize is the length of the plain content in bytes.
+func (r *WALReader) RawSize() int64 { return r.header.size }
+
+// Close ends reading.
+func (r *WALReader) Close() error { return r.body.Close() }
+
+// Read implements io.Reader.
+func (r *WALReader) Read(p []byte) (int, error) {
+	for len(r.plain) == 0 {
+		if r.err == nil {
+			r.err = r.nextFrame()
+		}
+		if r.err != nil {
+			return 0, r.err
+		}
+	}
+	n := copy(p, r.plain)
+	r.plain = r.plain[n:]
+	return n, nil
+}
+
+// nextFrame verifies the next frame; io.EOF after a verified end.
+func (r *WALReader) nextFrame() error {
+	if r.done == r.header.size {
+		return r.finish()
+	}
+	what := fmt.Sprintf("frame %d", r.n)
+	head := make([]byte, walFrameHeader)
+	if _, err := io.ReadFull(r.in, head); err != nil {
+		return r.cut(what, err)
+	}
+	plain, stored := int64(binary.LittleEndian.Uint32(head[1:])), int64(binary.LittleEndian.Uint32(head[5:]))
+	if plain == 0 || plain > walFrameSize || plain > r.header.size-r.done || stored > walFrameSize+gcmOverhead {
+		return damagedf(r.key, what, "%d bytes stored in %d are out of bounds", plain, stored)
+	}
+	sealed := make([]byte, stored)
+	if _, err := io.ReadFull(r.in, sealed); err != nil {
+		return r.cut(what, err)
+	}
+	payload, err := r.s.open(sealed, r.n, walContext(head, r.head))
+	if err != nil {
+		return damaged(r.key, what, err)
+	}
+	out := make([]byte, plain)
+	if err := r.dec.Decode(out, payload, codec.ID(head[0])); err != nil {
+		return damaged(r.key, what, err)
+	}
+	r.ids.h.Write(out)
+	r.n++
+	r.done += plain
+	r.plain = out
+	return nil
+}
+
+func (r *WALReader) finish() error {
+	if n, err := r.in.Read(make([]byte, 1)); n != 0 {
+		return damagedf(r.key, "end", "bytes follow it")
+	} else if err != io.EOF {
+		return fmt.Errorf("read %s: %w", r.key, err)
+	}
+	var id ContentID
+	if r.ids.h.Sum(id[:0]); id != r.header.id {
+		return damagedf(r.key, "content", "its hash does not match")
+	}
+	return io.EOF
+}
+
+func (r *WALReader) cut(what string, err error) error {
+	if isEnd(err) {
+		return damagedf(r.key, what, "the object ends early")
+	}
+	return fmt.Errorf("read %s: %w", r.key, err)
+}
