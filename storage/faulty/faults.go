@@ -1,0 +1,68 @@
+package faulty
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgbak/pgbak/storage"
+)
+
+// OnOp decorates st so that hook sees the name and key of each operation (see
+// [Op]) before it has an effect, and makes it fail by returning an error.
+func OnOp(st storage.Store, hook func(op, key string) error) *Store {
+	return New(st, func(_ context.Context, op Op) error { return hook(op.Name, op.Key) }, nil)
+}
+
+// FailNth decorates st so that the n-th operation, counted from 1, fails with
+// [ErrInjected] and has no effect. All others work.
+func FailNth(st storage.Store, n int) *Store { return New(st, nth(n), nil) }
+
+// FailNthAfter decorates st so that the n-th operation has its full effect and
+// yet fails with [ErrInjected], as when a server's answer is lost. If
+// that operation fails by itself, its own error stays and nothing has fired.
+func FailNthAfter(st storage.Store, n int) *Store { return New(st, nil, nth(n)) }
+
+func nth(n int) Hook {
+	return func(_ context.Context, op Op) error {
+		if op.N == n {
+			return ErrInjected
+		}
+		return nil
+	}
+}
+
+// CrashAfter decorates st so that the first n operations work and all further
+// ones fail with [ErrInjected]: what the inner Store then holds is what a
+// process leaves behind that is killed there.
+func CrashAfter(st storage.Store, n int) *Store {
+	return New(st, func(_ context.Context, op Op) error {
+		if op.N > n {
+			return ErrInjected
+		}
+		return nil
+	}, nil)
+}
+
+// Tear decorates st so that the n-th Put, counted among the Puts from 1, stores
+// only the first half of its content and reports success. No Store may do
+// so; it is for showing that readers would notice.
+func Tear(st storage.Store, n int) *Store {
+	s := New(st, nil, nil)
+	s.tear = n
+	return s
+}
+
+// Delay decorates st so that each operation begins only after d, or fails when
+// its context ends before.
+func Delay(st storage.Store, d time.Duration) *Store {
+	return New(st, func(ctx context.Context, _ Op) error {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}, nil)
+}
