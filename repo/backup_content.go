@@ -30,20 +30,14 @@ func (p *packSizes) get(id packID) (int64, bool) {
 	return n, ok
 }
 
-// AddPath adds a directory or a link.
+// AddPath adds a directory, a link or an empty file.
 func (w *BackupWriter) AddPath(f File) error {
-	if f.Type == TypeFile && f.Size != 0 {
-		return fmt.Errorf("file %s needs content", f.Path)
-	}
-	if f.Type == TypeFile {
-		f.HasCRC, f.CRC32C = true, 0
-		w.totals.Files++
-	}
-	return w.entries.add(f)
+	return w.addMembers([]File{f}, []Small{{}}, frameRef{}, w.entries.add)
 }
 
-// AddSmall adds files whose content is in one bundle or was found in the
-// parent; files and content stand in the same order.
+// AddSmall adds small files, whose content is in one bundle or was found in the
+// parent, and the directories, links and empty files between them; files and
+// content stand in the same order.
 func (w *BackupWriter) AddSmall(files []File, content []Small, b Bundle) error {
 	var ref frameRef
 	if len(b.fresh.members) > 0 {
@@ -52,9 +46,47 @@ func (w *BackupWriter) AddSmall(files []File, content []Small, b Bundle) error {
 			return err
 		}
 	}
+	return w.addMembers(files, content, ref, w.entries.add)
+}
+
+// AddLate adds the few files that are read after all others, in one bundle of
+// their own; in the manifest they stand behind the rest, in this order.
+func (w *BackupWriter) AddLate(framer *Framer, files []File, contents [][]byte) error {
+	var raw []byte
+	var members []Small
+	for i := range files {
+		if len(contents[i]) == 0 {
+			return fmt.Errorf("late file %s is empty", files[i].Path)
+		}
+		files[i].Size, files[i].HasCRC, files[i].CRC32C = int64(len(contents[i])), true, crc32c.Update(0, contents[i])
+		members = append(members, framer.Small(w.ctx, contents[i], files[i].Path, nil))
+		raw = append(raw, contents[i]...)
+	}
+	_, b, err := framer.Bundle(nil, raw, members)
+	if err != nil {
+		return err
+	}
+	ref, err := w.addFrame(b.fresh)
+	if err != nil {
+		return err
+	}
+	return w.addMembers(files, members, ref, w.entries.addLate)
+}
+
+// addMembers makes the entries of the members of a bundle, of which ref holds the new ones.
+func (w *BackupWriter) addMembers(files []File, content []Small, ref frameRef, add func(File) error) error {
 	offset := uint32(0)
 	for i, f := range files {
 		s := content[i]
+		if int64(s.member.length) != f.Size {
+			return fmt.Errorf("%s has %d bytes, its content %d", f.Path, f.Size, s.member.length)
+		}
+		if f.Size == 0 {
+			if err := w.addEmpty(f, add); err != nil {
+				return err
+			}
+			continue
+		}
 		from := frameRef{}
 		if s.reused {
 			from, f.content.index = s.ref, s.offset
@@ -66,11 +98,19 @@ func (w *BackupWriter) AddSmall(files []File, content []Small, b Bundle) error {
 		f.content.kind, f.content.number = contentBundle, w.bundleNumber(from, s.reused)
 		w.totals.Files++
 		w.totals.Bytes += f.Size
-		if err := w.entries.add(f); err != nil {
+		if err := add(f); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (w *BackupWriter) addEmpty(f File, add func(File) error) error {
+	if f.Type == TypeFile {
+		f.HasCRC, f.CRC32C = true, 0
+		w.totals.Files++
+	}
+	return add(f)
 }
 
 // bundleNumber gives a bundle's number in the manifest. A reused bundle's

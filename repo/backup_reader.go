@@ -103,7 +103,7 @@ func revokedStub(key string, in io.Reader) error {
 		return fmt.Errorf("read %s: %w", key, err)
 	}
 	var stub struct{}
-	if err := decodeDocument(key, revokedFormat, data, &stub); err != nil {
+	if _, err := decodeDocument(key, revokedFormat, data, &stub); err != nil {
 		return err
 	}
 	return fmt.Errorf("%s: %w", key, ErrRevoked)
@@ -155,8 +155,9 @@ func (h *BackupHeader) check() error {
 	return nil
 }
 
-// Files gives the files in the order of ComparePaths. It reads the manifest
-// to its end; an error is the last thing that it yields.
+// Files gives the files in the order of ComparePaths, and after them the few
+// that were read last (pg_control, backup_label, tablespace_map). It reads the
+// manifest to its end; an error is the last thing that it yields.
 func (b *Backup) Files(ctx context.Context) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
 		if err := b.files(ctx, yield); err != nil {
@@ -178,7 +179,7 @@ func (b *Backup) files(ctx context.Context, yield func(File, error) bool) error 
 	if again.header.Operation != b.header.Operation {
 		return damagedf(b.key, "", "it was replaced while it was read")
 	}
-	last := ""
+	last, late := "", false
 	for {
 		typ, plain, err := blocks.next()
 		if err == io.EOF {
@@ -187,28 +188,35 @@ func (b *Backup) files(ctx context.Context, yield func(File, error) bool) error 
 		if err != nil {
 			return err
 		}
-		if typ != blockFiles {
+		if typ != blockFiles && typ != blockLate || late {
 			return damagedf(b.key, "files", "block of type %q", typ)
 		}
-		stop, err := b.decodeFiles(plain, &last, yield)
+		late = typ == blockLate
+		stop, err := b.decodeFiles(plain, &last, late, yield)
 		if err != nil || stop {
 			return err
 		}
 	}
 }
 
-func (b *Backup) decodeFiles(plain []byte, last *string, yield func(File, error) bool) (stop bool, err error) {
+// decodeFiles reads a block of entries: front-coded and in order, except in the block of late files.
+func (b *Backup) decodeFiles(plain []byte, last *string, late bool, yield func(File, error) bool) (stop bool, err error) {
 	r := &wireReader{b: plain}
 	prev := ""
 	for len(r.b) > 0 {
 		f := decodeFile(r, prev, b.header.Owners)
+		if r.err == nil && !late && *last != "" && ComparePaths(*last, f.Path) >= 0 {
+			r.fail(fmt.Sprintf("path %q comes after %q", f.Path, *last))
+		}
 		if r.err == nil {
-			r.err = b.checkFile(f, *last)
+			r.err = b.checkFile(f)
 		}
 		if r.err != nil {
 			return false, damaged(b.key, "files", r.err)
 		}
-		prev, *last = f.Path, f.Path
+		if !late {
+			prev, *last = f.Path, f.Path
+		}
 		if !yield(f, nil) {
 			return true, nil
 		}
@@ -216,10 +224,7 @@ func (b *Backup) decodeFiles(plain []byte, last *string, yield func(File, error)
 	return false, nil
 }
 
-func (b *Backup) checkFile(f File, last string) error {
-	if last != "" && ComparePaths(last, f.Path) >= 0 {
-		return fmt.Errorf("path %q comes after %q", f.Path, last)
-	}
+func (b *Backup) checkFile(f File) error {
 	n := int(f.content.number)
 	if f.content.kind == contentBundle && (n >= len(b.tables.bundles) || int64(f.content.index)+f.Size > int64(b.tables.bundles[n].raw)) {
 		return fmt.Errorf("content of %q is out of range", f.Path)

@@ -411,5 +411,10 @@ func (w *BackupWriter) writeManifest(out io.Writer, key string, h BackupHeader) 
 	}); err != nil {
 		return err
 	}
+	if len(w.entries.late.b) > 0 {
+		if _, err := blocks.write(blockLate, w.entries.late.b); err != nil {
+			return err
+		}
+	}
 	return blocks.end()
 }

@@ -49,17 +49,18 @@ const (
 	IDSHA256       = "sha256"
 )
 
-func readConfig(ctx context.Context, st storage.Store) (Config, error) {
-	var c Config
-	err := getDocument(ctx, st, configKey, configFormat, &c)
+// readConfig gives the configuration and its digest: that of the bytes as they
+// stand there, so that fields which a later version adds are bound too.
+func readConfig(ctx context.Context, st storage.Store) (c Config, digest string, err error) {
+	digest, err = getDocumentSum(ctx, st, configKey, configFormat, &c)
 	if errors.Is(err, storage.ErrNotExist) {
-		return c, hint.Wrap(fmt.Errorf("%s: %w", st.Properties().Location, ErrNotInitialized),
+		return c, "", hint.Wrap(fmt.Errorf("%s: %w", st.Properties().Location, ErrNotInitialized),
 			"check the url in the configuration, or run 'pgbak init' to create a repository there.")
 	}
 	if err != nil {
-		return c, err
+		return c, "", err
 	}
-	return c, c.check(st.Properties().Location)
+	return c, digest, c.check(st.Properties().Location)
 }
 
 // check refuses what this program cannot read; write and collect features are

@@ -110,19 +110,31 @@ func (b *Backup) ReadExtent(ctx context.Context, e Extent, dst []byte) error {
 // rather than asking the store again.
 const maxOverRead = 64 << 10
 
+// maxRequest bounds what one request reads of frames that are mostly unwanted,
+// as when every page of an extent comes from another delta frame.
+const maxRequest = 4 << 20
+
 // contiguous counts the parts at the beginning whose frames one request reads.
-// Parts of one frame that follow each other share it.
+// Parts of one frame that follow each other share it, unless the first is the
+// whole frame: that is opened in place, and its sealed bytes are gone then.
 func contiguous(parts []part) int {
 	n := 1
 	for n < len(parts) && parts[n].ref.pack == parts[0].ref.pack {
-		prev, next := parts[n-1].ref, parts[n].ref
-		if next != prev && (next.offset < prev.end() || next.offset-prev.end() > maxOverRead) {
+		prev, next := parts[n-1], parts[n].ref
+		if next == prev.ref {
+			if prev.whole() {
+				break
+			}
+		} else if next.offset < prev.ref.end() || next.offset-prev.ref.end() > maxOverRead || next.end()-parts[0].ref.offset > maxRequest {
 			break
 		}
 		n++
 	}
 	return n
 }
+
+// whole tells that the part is all of its frame.
+func (p part) whole() bool { return p.from == 0 && p.length == p.ref.raw }
 
 // readParts reads the frames of parts by one request and moves dst behind what it filled.
 func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *[]byte) error {
@@ -153,7 +165,7 @@ func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *
 // readPart opens one frame, unless it is the one opened last, and copies the
 // part's bytes to out.
 func (b *Backup) readPart(w *frameWorker, p part, sealed, out []byte) error {
-	if p.from == 0 && p.length == p.ref.raw && w.filled != p.ref {
+	if p.whole() && w.filled != p.ref {
 		return b.data.openFrame(w, p.ref, sealed, out)
 	}
 	if w.filled != p.ref {

@@ -66,6 +66,7 @@ const (
 	refSamePack   = 0x08 // the pack of the reference before
 	refContiguous = 0x10 // next ordinal, right behind the reference before
 	refFull       = 0x20 // the plain length is PagesPerFrame pages
+	refReserved   = 0xc0 // must be zero
 )
 
 // encode appends the map; packs collects the packs that it names.
@@ -152,6 +153,9 @@ func (m *fileMap) decodeRef(r *wireReader, packs []packID, prev frameRef, first 
 	f := frameRef{codec: codec.ID(flags & refCodecMask), pack: prev.pack}
 	if first && flags&(refSamePack|refContiguous) != 0 {
 		r.fail("the first frame refers to one before it")
+	}
+	if flags&refReserved != 0 || flags&refContiguous != 0 && flags&refSamePack == 0 {
+		r.fail(fmt.Sprintf("flags %02x of a frame", flags))
 	}
 	if flags&refSamePack == 0 {
 		n := r.uvarint()

@@ -57,7 +57,7 @@ type frameRef struct {
 func (f frameRef) end() uint32 { return f.offset + f.stored }
 
 func (f frameRef) check() error {
-	if f.raw == 0 || f.raw > maxFrame || f.stored < plainOverhead || f.stored > maxStoredFrame || f.offset > maxPack {
+	if f.raw == 0 || f.raw > maxFrame || f.stored < plainOverhead || f.stored > f.raw+gcmOverhead || f.offset > maxPack {
 		return fmt.Errorf("%w: frame of %d bytes stored in %d at %d is out of bounds", errWire, f.raw, f.stored, f.offset)
 	}
 	return nil
@@ -179,12 +179,7 @@ func decodeFooter(pack packID, b []byte) (*footer, error) {
 	r := &wireReader{b: b}
 	f := &footer{pageSize: int(r.number(32<<10, "page size"))}
 	offset := uint32(r.number(maxPack, "offset"))
-	paths := make([]string, 0, 64)
-	prev := ""
-	for n := r.count("files"); n > 0 && r.err == nil; n-- {
-		prev = r.path(prev)
-		paths = append(paths, prev)
-	}
+	paths := decodeFooterPaths(r)
 	for n, ordinal := r.count("frames"), uint32(0); uint32(n) > ordinal && r.err == nil; ordinal++ {
 		info := decodeFrameInfo(r, paths)
 		info.ref.pack, info.ref.ordinal, info.ref.offset = pack, ordinal, offset
@@ -195,6 +190,23 @@ func decodeFooter(pack packID, b []byte) (*footer, error) {
 		f.frames = append(f.frames, info)
 	}
 	return f, r.end()
+}
+
+// decodeFooterPaths reads the list of files. Front coding lets a few bytes
+// stand for a long path; but a file stands in the list because a frame or a
+// member of at least 34 bytes speaks of it, so honest paths together stay below
+// maxPath/34 times the footer's length.
+func decodeFooterPaths(r *wireReader) []string {
+	paths := make([]string, 0, 64)
+	prev, room := "", (maxPath/34+1)*len(r.b)
+	for n := r.count("files"); n > 0 && r.err == nil; n-- {
+		prev = r.path(prev)
+		if room -= len(prev); room < 0 {
+			r.fail("paths are too long for the footer")
+		}
+		paths = append(paths, prev)
+	}
+	return paths
 }
 
 func decodeFrameInfo(r *wireReader, paths []string) frameInfo {
@@ -214,10 +226,15 @@ func decodeFrameInfo(r *wireReader, paths []string) frameInfo {
 	}
 	switch i.kind {
 	case frameBundle:
+		sum := uint64(0)
 		for n := r.count("members"); n > 0 && r.err == nil; n-- {
 			m := member{path: path(), length: uint32(r.number(maxFrame, "member length"))}
 			copy(m.id[:], r.take(32))
 			i.members = append(i.members, m)
+			sum += uint64(m.length)
+		}
+		if sum != uint64(i.ref.raw) {
+			r.fail(fmt.Sprintf("members of %d bytes in a bundle of %d", sum, i.ref.raw))
 		}
 	case frameAligned:
 		copy(i.id[:], r.take(32))

@@ -97,7 +97,8 @@ type Small struct {
 // Reused tells that the content is already in the repository.
 func (s Small) Reused() bool { return s.reused }
 
-// Small looks a small file's content up in the parent. Empty files have no content and need no call.
+// Small looks a small file's content up in the parent. An empty file, like a
+// directory or a link, takes no room in the bundle: its Small is the zero value.
 func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *ParentFile) Small {
 	s := Small{member: member{path: path, length: uint32(len(raw)), id: f.ids.sum(raw)}}
 	if parent != nil {
@@ -113,7 +114,7 @@ func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *Par
 func (f *Framer) Bundle(out, raw []byte, members []Small) ([]byte, Bundle, error) {
 	b := Bundle{fresh: frame{kind: frameBundle, raw: len(raw)}}
 	for _, m := range members {
-		if !m.reused {
+		if !m.reused && m.member.length > 0 {
 			b.fresh.members = append(b.fresh.members, m.member)
 		}
 	}

@@ -77,7 +77,8 @@ func newKeyring() (*keyring, error) {
 	return k, nil
 }
 
-// configDigest is what keySecrets.ConfigSHA256 binds.
+// configDigest is what keySecrets.ConfigSHA256 binds: the checksum that the
+// configuration's document will have.
 func configDigest(c Config) (string, error) {
 	raw, err := json.Marshal(c)
 	if err != nil {
@@ -112,14 +113,16 @@ func (k *keyring) put(ctx context.Context, st storage.Store, c Config, id ulid.U
 }
 
 // openKeyring tries the passphrase on every key object of the repository.
-func openKeyring(ctx context.Context, st storage.Store, c Config, passphrase []byte) (*keyring, error) {
+func openKeyring(ctx context.Context, st storage.Store, c Config, digest string, passphrase []byte) (*keyring, error) {
 	location := st.Properties().Location
 	var broken error
+	found := false
 	for obj, err := range st.List(ctx, keysPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", keysPrefix, err)
 		}
-		k, err := readKey(ctx, st, obj.Key, c, passphrase)
+		found = true
+		k, err := readKey(ctx, st, obj.Key, c, digest, passphrase)
 		if err == nil {
 			return k, nil
 		}
@@ -130,11 +133,14 @@ func openKeyring(ctx context.Context, st storage.Store, c Config, passphrase []b
 	if broken != nil {
 		return nil, broken
 	}
+	if !found {
+		return nil, damagedf(keysPrefix, "", "the repository is encrypted, but no key is there")
+	}
 	return nil, hint.Wrap(fmt.Errorf("%s: %w", location, ErrWrongPassphrase),
 		"check passphrase-file in the configuration; without the right passphrase the repository cannot be read.")
 }
 
-func readKey(ctx context.Context, st storage.Store, key string, c Config, passphrase []byte) (*keyring, error) {
+func readKey(ctx context.Context, st storage.Store, key string, c Config, configSum string, passphrase []byte) (*keyring, error) {
 	var doc keyDocument
 	if err := getDocument(ctx, st, key, keyFormat, &doc); err != nil {
 		return nil, err
@@ -156,15 +162,11 @@ func readKey(ctx context.Context, st storage.Store, key string, c Config, passph
 	if err := json.Unmarshal(plain, &s); err != nil {
 		return nil, damaged(key, "secrets", err)
 	}
-	digest, err := configDigest(c)
-	if err != nil {
-		return nil, err
-	}
 	if s.Repository != c.ID {
 		// Left by an init that lost a race, or copied here by hand: not this repository's.
 		return nil, fmt.Errorf("unwrap %s: it belongs to repository %s: %w", key, s.Repository, ErrWrongPassphrase)
 	}
-	if s.ConfigSHA256 != digest {
+	if s.ConfigSHA256 != configSum {
 		return nil, damagedf(configKey, "", "it is not the one that %s was made for", key)
 	}
 	return s.keyring(key)
@@ -193,9 +195,12 @@ func (k *keyring) wrapDataKey(dataKey *[32]byte) ([]byte, error) {
 	return ageEncrypt(dataKey[:], k.recipient)
 }
 
+// errNoReadingKey is no damage: this host may write and not read.
+var errNoReadingKey = errors.New("this host holds no key that reads backups and WAL")
+
 func (k *keyring) unwrapDataKey(wrapped []byte) (*[32]byte, error) {
 	if k.identity == nil {
-		return nil, errors.New("this host holds no key that reads backups")
+		return nil, errNoReadingKey
 	}
 	plain, err := ageDecrypt(wrapped, k.identity)
 	if err != nil {

@@ -14,6 +14,9 @@ const (
 	blockPacks      = 'P'
 	blockRefs       = 'R'
 	blockFiles      = 'F'
+	// blockLate holds the few files that are read after all others, whatever
+	// their place in the tree: pg_control, backup_label, tablespace_map.
+	blockLate = 'L'
 
 	entrySpoolMemory = 8 << 20
 	filesBlockTarget = 64 << 10
@@ -26,6 +29,7 @@ type entrySpool struct {
 	w      wireWriter
 	prev   string
 	last   string
+	late   wireWriter
 	owners []string
 	number map[string]int
 }
@@ -42,6 +46,24 @@ func (e *entrySpool) add(f File) error {
 	if e.last != "" && ComparePaths(e.last, f.Path) >= 0 {
 		return fmt.Errorf("path %q comes after %q", f.Path, e.last)
 	}
+	encodeFile(&e.w, e.prev, f, e.owner(f))
+	e.prev, e.last = f.Path, f.Path
+	if len(e.w.b) >= filesBlockTarget {
+		return e.flush()
+	}
+	return nil
+}
+
+// addLate appends an entry to the block of late files.
+func (e *entrySpool) addLate(f File) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	encodeFile(&e.late, "", f, e.owner(f))
+	return nil
+}
+
+func (e *entrySpool) owner(f File) int {
 	owner := f.Owner + ":" + f.Group
 	n, ok := e.number[owner]
 	if !ok {
@@ -49,12 +71,7 @@ func (e *entrySpool) add(f File) error {
 		e.number[owner] = n
 		e.owners = append(e.owners, owner)
 	}
-	encodeFile(&e.w, e.prev, f, n)
-	e.prev, e.last = f.Path, f.Path
-	if len(e.w.b) >= filesBlockTarget {
-		return e.flush()
-	}
-	return nil
+	return n
 }
 
 // flush ends a block; the next one begins without a previous path.

@@ -89,7 +89,12 @@ const (
 	filePageErrors = 0x08
 	fileKindShift  = 4
 	fileKindMask   = 0x03
+	fileReserved   = 0xc0 // must be zero
 )
+
+// maxModTime bounds the seconds since 1970 of a file's time of modification;
+// a file system may hold anything, and no restore needs more.
+const maxModTime = 1 << 40
 
 func encodeFile(w *wireWriter, prev string, f File, owner int) {
 	flags := byte(f.Type) | byte(f.content.kind)<<fileKindShift
@@ -102,7 +107,7 @@ func encodeFile(w *wireWriter, prev string, f File, owner int) {
 	w.byte(flags)
 	w.path(prev, f.Path)
 	w.uvarint(uint64(f.Mode.Perm()))
-	w.uvarint(uint64(max(f.ModTime.Unix(), 0)))
+	w.uvarint(uint64(min(max(f.ModTime.Unix(), 0), maxModTime)))
 	w.uvarint(uint64(owner))
 	if f.Type == TypeLink {
 		w.string(f.LinkTarget)
@@ -124,9 +129,12 @@ func decodeFile(r *wireReader, prev string, owners []string) File {
 	flags := r.byte()
 	f := File{Type: FileType(flags & fileTypeMask), HasCRC: flags&fileHasCRC != 0, PageErrors: flags&filePageErrors != 0}
 	f.content.kind = contentKind(flags >> fileKindShift & fileKindMask)
+	if flags&fileReserved != 0 {
+		r.fail(fmt.Sprintf("flags %02x of a file", flags))
+	}
 	f.Path = r.path(prev)
 	f.Mode = fs.FileMode(r.number(0o777, "mode"))
-	f.ModTime = time.Unix(int64(r.number(1<<40, "time")), 0).UTC()
+	f.ModTime = time.Unix(int64(r.number(maxModTime, "time")), 0).UTC()
 	if n := r.uvarint(); r.err == nil && n < uint64(len(owners)) {
 		f.Owner, f.Group, _ = strings.Cut(owners[n], ":")
 	} else {
@@ -157,7 +165,8 @@ func (f File) check() error {
 	if err := CheckPath(f.Path); err != nil {
 		return fmt.Errorf("%w: %w", errWire, err)
 	}
-	if f.Type == TypeFile && (f.content.kind == contentNone) != (f.Size == 0) || f.content.kind > contentMap {
+	empty := f.Type != TypeFile || f.Size == 0
+	if (f.content.kind == contentNone) != empty || f.content.kind > contentMap {
 		return fmt.Errorf("%w: %s has %d bytes and content of kind %d", errWire, f.Path, f.Size, f.content.kind)
 	}
 	return nil

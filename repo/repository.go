@@ -77,7 +77,7 @@ type Repository struct {
 // when it was made with the same settings.
 func Create(ctx context.Context, st storage.Store, o Options) (*Repository, error) {
 	o = o.withDefaults()
-	_, err := readConfig(ctx, st)
+	_, _, err := readConfig(ctx, st)
 	if err == nil {
 		return Open(ctx, st, o)
 	}
@@ -122,7 +122,7 @@ func createKeys(ctx context.Context, st storage.Store, c Config, id ulid.ULID, o
 // Open opens a repository for reading and writing.
 func Open(ctx context.Context, st storage.Store, o Options) (*Repository, error) {
 	o = o.withDefaults()
-	c, err := readConfig(ctx, st)
+	c, digest, err := readConfig(ctx, st)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func Open(ctx context.Context, st storage.Store, o Options) (*Repository, error)
 	if err != nil {
 		return nil, err
 	}
-	if r.keys, err = openKeyring(ctx, st, c, passphrase); err != nil {
+	if r.keys, err = openKeyring(ctx, st, c, digest, passphrase); err != nil {
 		return nil, err
 	}
 	return r, nil

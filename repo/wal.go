@@ -49,10 +49,10 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, sr
 	}
 	spool := storage.NewSpool(walSpoolMemory, "")
 	defer spool.Close()
-	if err := s.encodeWAL(spool, src, content); err != nil {
+	key := walKey(s.name, id, f)
+	if err := s.encodeWAL(spool, key, src, content); err != nil {
 		return put, fmt.Errorf("read WAL file %s: %w", name, err)
 	}
-	key := walKey(s.name, id, f)
 	err = s.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
 	if errors.Is(err, storage.ErrExist) {
 		put.Outcome = WALAlreadyThere
@@ -87,7 +87,7 @@ func (s *Stanza) hashSource(src storage.Source) (ContentID, error) {
 	return id, nil
 }
 
-func (s *Stanza) encodeWAL(w io.Writer, src storage.Source, content ContentID) error {
+func (s *Stanza) encodeWAL(w io.Writer, key string, src storage.Source, content ContentID) error {
 	enc, err := codec.NewEncoder(s.repo.o.Compression.Codec, s.repo.o.Compression.Level)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Stanza) encodeWAL(w io.Writer, src storage.Source, content ContentID) e
 		return err
 	}
 	defer in.Close()
-	e := walEncoder{repo: s.repo, enc: enc}
+	e := walEncoder{repo: s.repo, key: key, enc: enc}
 	return e.encode(w, in, src.Size(), content)
 }
 

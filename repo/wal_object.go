@@ -18,9 +18,10 @@ import (
 //	frames: codec 1 | plain length 4 | stored length 4 | sealed bytes
 //
 // Frames follow until their plain lengths sum up to the plain size; nothing
-// follows them. The content id is that of the whole plain content. A frame's
-// seal covers its number, its header and the object's header, so that frames
-// of two segments cannot be mixed.
+// follows them. The content id is that of the whole plain content. The header's
+// xxh3 is of the header followed by the object's key. A frame's seal covers its
+// number, its header, the object's header and key, so that neither frames of
+// two segments nor whole segments can stand for one another.
 
 const (
 	walHeaderFixed = 8 + 4 + 8 + 32 + 2
@@ -36,7 +37,7 @@ type walHeader struct {
 	wrapped []byte
 }
 
-func (h walHeader) encode() []byte {
+func (h walHeader) encode(key string) []byte {
 	flags := byte(0)
 	if len(h.wrapped) > 0 {
 		flags = flagEncrypted
@@ -47,7 +48,11 @@ func (h walHeader) encode() []byte {
 	b = append(b, h.id[:]...)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(h.wrapped)))
 	b = append(b, h.wrapped...)
-	return binary.LittleEndian.AppendUint64(b, xxh3.Hash(b))
+	return binary.LittleEndian.AppendUint64(b, walHeaderSum(b, key))
+}
+
+func walHeaderSum(head []byte, key string) uint64 {
+	return xxh3.Hash(append(append(make([]byte, 0, len(head)+len(key)), head...), key...))
 }
 
 // decodeWALHeader reads a header from the beginning of b and gives its length.
@@ -63,11 +68,15 @@ func decodeWALHeader(key string, b []byte, encrypted bool) (h walHeader, n int, 
 	if wrapped > maxWrapped || len(b) < n {
 		return h, 0, damagedf(key, "header", "the object ends early")
 	}
-	if xxh3.Hash(b[:n-8]) != binary.LittleEndian.Uint64(b[n-8:]) {
+	if walHeaderSum(b[:n-8], key) != binary.LittleEndian.Uint64(b[n-8:]) {
 		return h, 0, damaged(key, "header", errSeal)
 	}
-	if (b[9] == flagEncrypted) != encrypted || (wrapped > 0) != encrypted {
-		return h, 0, damagedf(key, "header", "flags %02x", b[9])
+	want := byte(0)
+	if encrypted {
+		want = flagEncrypted
+	}
+	if b[9] != want || b[10] != 0 || b[11] != 0 || (wrapped > 0) != encrypted {
+		return h, 0, damagedf(key, "header", "flags %02x, want %02x", b[9:12], want)
 	}
 	h.size = int64(binary.LittleEndian.Uint64(b[12:]))
 	if h.size < 0 || h.size > maxWAL {
@@ -81,6 +90,7 @@ func decodeWALHeader(key string, b []byte, encrypted bool) (h walHeader, n int, 
 // walEncoder writes WAL objects.
 type walEncoder struct {
 	repo *Repository
+	key  string // of the object
 	enc  codec.Encoder
 }
 
@@ -106,11 +116,11 @@ func (e *walEncoder) encode(w io.Writer, in io.Reader, size int64, id ContentID)
 	if err != nil {
 		return err
 	}
-	head := h.encode()
+	head := h.encode(e.key)
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	f := walFramer{s: s, head: head, enc: e.enc, codec: e.repo.o.Compression.Codec}
+	f := walFramer{s: s, head: append(head, e.key...), enc: e.enc, codec: e.repo.o.Compression.Codec}
 	plain := make([]byte, min(size, walFrameSize))
 	for done := int64(0); done < size; done += int64(len(plain)) {
 		plain = plain[:min(size-done, walFrameSize)]
@@ -132,7 +142,7 @@ func (e *walEncoder) encode(w io.Writer, in io.Reader, size int64, id ContentID)
 // walFramer seals the frames of one object.
 type walFramer struct {
 	s     sealer
-	head  []byte
+	head  []byte // of the object, and its key
 	enc   codec.Encoder
 	codec codec.ID
 	n     uint64

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -20,7 +21,7 @@ type WALReader struct {
 	body   io.ReadCloser
 	in     *bufio.Reader
 	header walHeader
-	head   []byte
+	head   []byte // the header as it stands in the object, and the key
 	s      sealer
 	dec    *codec.Decoder
 	ids    *contentHasher
@@ -59,7 +60,7 @@ func (r *WALReader) open(repo *Repository) error {
 	if err != nil {
 		return err
 	}
-	r.head = append([]byte(nil), head[:n]...)
+	r.head = append(append([]byte(nil), head[:n]...), r.key...)
 	h.wrapped = append([]byte(nil), h.wrapped...)
 	r.header = h
 	if _, err := r.in.Discard(n); err != nil {
@@ -67,6 +68,9 @@ func (r *WALReader) open(repo *Repository) error {
 	}
 	if repo.keys != nil {
 		key, err := repo.keys.unwrapDataKey(h.wrapped)
+		if errors.Is(err, errNoReadingKey) {
+			return fmt.Errorf("read %s: %w", r.key, err)
+		}
 		if err != nil {
 			return damaged(r.key, "wrapped key", err)
 		}

@@ -73,7 +73,12 @@ func (r *wireReader) number(limit uint64, what string) uint64 {
 
 // count reads a number of items, each of which takes at least one byte.
 func (r *wireReader) count(what string) int {
-	return int(r.number(uint64(len(r.b)), what)) // the length after the number itself is the bound
+	v := r.uvarint()
+	if v > uint64(len(r.b)) {
+		r.fail(fmt.Sprintf("%d %s in %d bytes", v, what, len(r.b)))
+		return 0
+	}
+	return int(v)
 }
 
 func (r *wireReader) int63(what string) int64 { return int64(r.number(math.MaxInt64, what)) }
@@ -118,7 +123,7 @@ func (r *wireReader) string(limit int) string {
 
 func (r *wireReader) path(prev string) string {
 	n := int(r.number(uint64(len(prev)), "common prefix"))
-	rest := r.string(maxPath)
+	rest := r.string(maxPath - min(n, maxPath)) // a path longer than its predecessor must not grow without end
 	if r.err != nil {
 		return ""
 	}
