@@ -1,0 +1,23 @@
+// Package backup takes base backups of a PostgreSQL cluster into a repository.
+//
+// [Run] is the whole of it, as a list of steps: connect, compare the cluster
+// with the stanza, prove that WAL reaches the repository, pin, pg_backup_start,
+// wait until its checkpoint stands in the files, copy, pg_control,
+// pg_backup_stop, wait for every WAL segment from start to stop, and put the
+// manifest: from then on the backup exists.
+//
+// Copying is a pipeline that keeps the order of the walk and whose memory is
+// proportional to the number of workers:
+//
+//	walk --> tasks, in order --> workers: read, verify pages, frame --> writer, in order
+//
+// A task is a group of small files or one mebibyte of a larger file, so that
+// the work is spread evenly whatever the sizes of the files, and packs hold
+// the content in the order in which a restore reads it.
+//
+// What a backup promises: every page checksum was verified, and a page that
+// fails twice with the same bytes is reported and does not stop the backup;
+// nothing is reported as a success before the WAL that it needs is in the
+// repository. What it does not: the files are copied while the server writes
+// to them, so they are consistent only after recovery has replayed that WAL.
+package backup

@@ -1,0 +1,61 @@
+package backup
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/pgbak/pgbak/repo"
+)
+
+// Options say what to back up and how. Stanza, PGData, Connection and Clock are required.
+type Options struct {
+	Stanza     *repo.Stanza
+	PGData     string // the data directory as this host sees it
+	Connection string // a libpq connection string
+	Type       repo.BackupType
+	Processes  int // workers; 1 when 0
+	// StartFast asks for an immediate checkpoint instead of a spread one.
+	StartFast bool
+	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
+	ArchiveTimeout time.Duration
+	Annotations    map[string]string
+	// Exclude are paths relative to the data directory that are left out; with
+	// a slash at the end only what is in the directory.
+	Exclude  []string
+	Version  string // of pgbak, for the manifest
+	Log      *slog.Logger
+	Clock    func() time.Time
+	Progress func(Progress) // called from one goroutine, often; may be nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Type == "" {
+		o.Type = repo.Full
+	}
+	o.Processes = max(o.Processes, 1)
+	if o.ArchiveTimeout == 0 {
+		o.ArchiveTimeout = time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(Progress) {}
+	}
+	return o
+}
+
+// Progress is how far the copy has come.
+type Progress struct {
+	Files  int64
+	Bytes  int64 // plain bytes read
+	Stored int64 // bytes put into the repository
+}
+
+// Result is a finished backup.
+type Result struct {
+	Header      repo.BackupHeader
+	ReusedBytes int64 // plain bytes that the repository already held
+	Duration    time.Duration
+	Warnings    []string
+}
