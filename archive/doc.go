@@ -1,0 +1,27 @@
+// Package archive moves WAL files between a PostgreSQL server and its
+// repositories: [Pusher] is what archive_command runs, [Getter] what
+// restore_command runs.
+//
+// # Push
+//
+// PostgreSQL recycles a WAL file as soon as archive_command returned 0, so a
+// push returns without error only when the file is durable in every
+// repository. Before anything is stored the file is compared with what the
+// stanza is: name, size, and, for segments, the system identifier, major
+// version, segment size and page address in the header of its first page. A
+// server that archives into the stanza of another one is the mistake that
+// costs a whole archive, and this is where it is caught.
+//
+// The same content again is success, because PostgreSQL may ask twice after a
+// crash; different content under a name that is taken changes nothing and is an
+// error (repo.ErrWALConflict).
+//
+// # Get
+//
+// PostgreSQL takes a restore_command that ends with 1 to 125 as "there is no
+// such file", which ends recovery, and anything above as "stop". A fault that
+// looked like an absent file would end recovery early and lose what comes after
+// it; hence [ErrAbsent] is returned only when every repository has proved that
+// it does not hold the file, and everything else is an error of another kind.
+// The file appears under its destination's name whole and verified, or not at all.
+package archive

@@ -1,0 +1,183 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// ErrRefused is wrapped by the errors of Push for a file that does not belong
+// into the archive of the stanza; nothing was stored.
+var ErrRefused = errors.New("WAL file refused")
+
+// Limits of the files that are no segments. PostgreSQL writes one line per
+// timeline switch into a history file, and about ten lines into a backup file;
+// what is larger is not what its name says.
+const (
+	maxHistorySize = 1 << 20
+	maxBackupSize  = 64 << 10
+)
+
+// refused is an error that reads as one sentence and that errors.Is finds as
+// ErrRefused, and as its cause if there is one.
+type refused struct {
+	text  string
+	cause error
+}
+
+func (e *refused) Error() string {
+	if e.cause != nil {
+		return e.text + ": " + e.cause.Error()
+	}
+	return e.text
+}
+func (e *refused) Unwrap() []error {
+	if e.cause != nil {
+		return []error{ErrRefused, e.cause}
+	}
+	return []error{ErrRefused}
+}
+
+// walFile is a file of the server's that was looked at: its size when it was
+// opened first, and the bytes that decide whether it belongs to a stanza.
+type walFile struct {
+	path string
+	size int64
+	head []byte // a segment's first bytes, a history's whole content
+}
+
+// Size and Open make walFile a storage.Source.
+func (f *walFile) Size() int64 { return f.size }
+
+// Open opens the file for one more reading; a Put may read it several times.
+func (f *walFile) Open() (io.ReadCloser, error) { return os.Open(f.path) }
+
+// look reads what the checks need. Whether the file is a history shows its
+// name; segments need the long header of their first page only.
+func look(path string) (*walFile, error) {
+	// Without O_NONBLOCK a named pipe would keep the archiver waiting for ever.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read WAL file: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read WAL file: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &refused{text: fmt.Sprintf("%s is not a regular file", path)}
+	}
+	limit := int64(postgres.WALHeaderSize)
+	if filepath.Ext(path) == ".history" {
+		limit = maxHistorySize
+	}
+	head, err := io.ReadAll(io.LimitReader(file, limit))
+	if err != nil {
+		return nil, fmt.Errorf("read WAL file: %w", err)
+	}
+	return &walFile{path: path, size: info.Size(), head: head}, nil
+}
+
+// check says whether the file belongs under the name f into the archive of the
+// stanza that s stands for.
+func (w *walFile) check(s identified, f postgres.WALFile) error {
+	switch f.Kind {
+	case postgres.WALHistory:
+		return w.checkHistory(f)
+	case postgres.WALBackup:
+		return w.checkLimit(maxBackupSize)
+	default:
+		return w.checkSegment(s, f)
+	}
+}
+
+func (w *walFile) checkLimit(limit int64) error {
+	if w.size == 0 {
+		return &refused{text: fmt.Sprintf("%s is empty", w.path)}
+	}
+	if w.size > limit {
+		return &refused{text: fmt.Sprintf("%s has %d bytes, at most %d are expected of such a file", w.path, w.size, limit)}
+	}
+	return nil
+}
+
+func (w *walFile) checkHistory(f postgres.WALFile) error {
+	if err := w.checkLimit(maxHistorySize); err != nil {
+		return err
+	}
+	if _, err := postgres.ParseHistory(f.Timeline, w.head); err != nil {
+		return &refused{text: fmt.Sprintf("%s is not a timeline history", w.path), cause: err}
+	}
+	return nil
+}
+
+func (w *walFile) checkSegment(s identified, f postgres.WALFile) error {
+	id := s.Current()
+	if w.size != id.SegmentSize {
+		return &refused{text: fmt.Sprintf("%s has %d bytes, a WAL segment of stanza %s has %d", w.path, w.size, s.Name(), id.SegmentSize)}
+	}
+	h, err := postgres.ParseWALHeader(w.head)
+	if err != nil {
+		return &refused{text: fmt.Sprintf("%s is not a WAL segment", w.path), cause: err}
+	}
+	if err := w.checkIdentity(s, h); err != nil {
+		return err
+	}
+	return checkPosition(w.path, h, f, id.SegmentSize)
+}
+
+func (w *walFile) checkIdentity(s identified, h postgres.WALHeader) error {
+	id := s.Current()
+	if h.SystemID != id.SystemID {
+		text := fmt.Sprintf("%s is of the cluster with system identifier %d, stanza %s holds system identifier %d",
+			w.path, h.SystemID, s.Name(), id.SystemID)
+		advice := "check --stanza and --config in archive_command: this server must not archive into the stanza of another cluster."
+		for _, old := range s.Identities() {
+			if old.SystemID == h.SystemID {
+				text = fmt.Sprintf("%s is of system identifier %d, which stanza %s held before it was upgraded to system identifier %d",
+					w.path, h.SystemID, s.Name(), id.SystemID)
+				advice = "the old cluster must not archive any more: stop it, or give it a stanza of its own."
+			}
+		}
+		return hint.Wrap(&refused{text: text, cause: nil}, "%s", advice)
+	}
+	if major := h.Major(); major != id.Major {
+		return hint.Wrap(&refused{text: fmt.Sprintf("%s is of PostgreSQL %d, stanza %s holds PostgreSQL %d", w.path, major, s.Name(), id.Major)},
+			"after pg_upgrade run pgbak init --upgrade.")
+	}
+	if h.SegmentSize != id.SegmentSize {
+		return hint.Wrap(&refused{text: fmt.Sprintf("%s says that its segments have %d bytes, stanza %s holds segments of %d bytes",
+			w.path, h.SegmentSize, s.Name(), id.SegmentSize)},
+			"the size of WAL segments was changed by pg_resetwal: run pgbak init --upgrade and take a full backup.")
+	}
+	return nil
+}
+
+// checkPosition compares the header of a segment's first page with its name.
+func checkPosition(path string, h postgres.WALHeader, f postgres.WALFile, segmentSize int64) error {
+	if want := f.Start(segmentSize); h.PageAddr != want {
+		return &refused{text: fmt.Sprintf("%s begins with the page of LSN %s, its name says %s", path, h.PageAddr, want)}
+	}
+	// The segment in which a timeline begins is a copy of its parent's up to the
+	// switch point (XLogFileCopy), so that its first page can carry the number of
+	// an older timeline; a newer one than its name says is impossible.
+	if h.Timeline == 0 || h.Timeline > f.Timeline {
+		return &refused{text: fmt.Sprintf("%s begins with a page of timeline %d, its name says timeline %d", path, h.Timeline, f.Timeline)}
+	}
+	return nil
+}
+
+// identified is what the checks need of a repo.Stanza.
+type identified interface {
+	Name() string
+	Current() repo.Identity
+	Identities() []repo.Identity
+}
