@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+const encryptedConfig = `repositories:
+  - name: local
+    url: file://DIR/repo
+    encryption: {passphrase-file: DIR/passphrase}
+stanzas:
+  - name: main
+    pgdata: DIR/data
+    connection: "host=DIR/nowhere user=postgres dbname=postgres"
+`
+
+const twoStanzas = plainConfig + `  - name: other
+    pgdata: DIR/data
+    connection: "host=DIR/nowhere"
+`
+
+// TestBadInput runs the real program: every mistake has its exit code, a
+// sentence that names the thing, and a hint, and nothing is lost.
+func TestBadInput(t *testing.T) {
+	initialised := func(t *testing.T, s *site) { s.mustRun(t, "--stanza", "main", "init") }
+	for _, c := range []struct {
+		title   string
+		config  string
+		prepare func(*testing.T, *site)
+		args    string
+		code    int
+		names   []string // on standard error; DIR is the site's directory
+		hint    bool
+	}{
+		{"no configuration", plainConfig, nil, "--config DIR/absent.yaml info", exitConfiguration, []string{"DIR/absent.yaml", "no such file"}, true},
+		{"a directory instead of the configuration", plainConfig, nil, "--config DIR info", exitConfiguration, []string{"DIR"}, true},
+		{"an unknown key", plainConfig + "proceses: 4\n", nil, "info", exitConfiguration, []string{"DIR/pgbak.yaml", "line 8", `unknown key "proceses"`}, true},
+		{"an unknown stanza", plainConfig, initialised, "--stanza mian check", exitConfiguration, []string{`"mian"`, "DIR/pgbak.yaml", "main"}, true},
+		{"no stanza flag with two stanzas", twoStanzas, initialised, "archive-push x", exitConfiguration, []string{"no stanza was named", "main, other"}, true},
+		{"an unknown repository", plainConfig, initialised, "--repo remote backup", exitConfiguration, []string{`"remote"`, "local"}, true},
+		{"s3", strings.Replace(plainConfig, "file://DIR/repo", "s3://bucket/prefix", 1), nil, "info", exitConfiguration, []string{`repository "local"`, "not in this version"}, false},
+		{"no repository yet", plainConfig, nil, "check", exitRepository, []string{"DIR/repo", "not initialised"}, true},
+		{"an empty directory instead of the repository", plainConfig, func(t *testing.T, s *site) { mkdir(t, s.path("repo")) }, "check", exitRepository, []string{"DIR/repo", "not initialised"}, true},
+		{"a stanza that was not created", twoStanzas, initialised, "--stanza other check", exitRepository, []string{"stanza other"}, true},
+		{"a repository of a newer format", plainConfig, func(t *testing.T, s *site) {
+			initialised(t, s)
+			raiseFormat(t, s)
+		}, "info", exitRepository, []string{"format version 2", "DIR/repo"}, true},
+		{"a wrong passphrase", encryptedConfig, func(t *testing.T, s *site) {
+			s.write(t, "passphrase", []byte("correct horse battery staple\n"))
+			initialised(t, s)
+			s.write(t, "passphrase", []byte("incorrect horse battery\n"))
+		}, "check", exitRepository, []string{"DIR/repo", "passphrase"}, true},
+		{"a passphrase that is too short", encryptedConfig, func(t *testing.T, s *site) { s.write(t, "passphrase", []byte("short\n")) },
+			"init", exitConfiguration, []string{"DIR/passphrase", "5 characters"}, true},
+		{"no passphrase file", encryptedConfig, nil, "init", exitConfiguration, []string{"DIR/passphrase"}, false},
+		{"an encrypted repository without a passphrase", encryptedConfig, func(t *testing.T, s *site) {
+			s.write(t, "passphrase", []byte("correct horse battery staple\n"))
+			initialised(t, s)
+			s.write(t, "pgbak.yaml", []byte(strings.ReplaceAll(plainConfig, "DIR", s.dir)))
+		}, "check", exitRepository, []string{"encrypted"}, true},
+		{"pgdata of another cluster", plainConfig, func(t *testing.T, s *site) {
+			initialised(t, s)
+			s.write(t, "data/global/pg_control", sample(t, 16, "pg_control.production.gz"))
+		}, "backup", exitRepository, []string{"main", "DIR/data", "PostgreSQL 16", "PostgreSQL 17"}, true},
+		{"init over the stanza of another cluster", plainConfig, func(t *testing.T, s *site) {
+			initialised(t, s)
+			s.write(t, "data/global/pg_control", sample(t, 16, "pg_control.production.gz"))
+		}, "init", exitRepository, []string{"main", "PostgreSQL 16"}, true},
+		{"no data directory", plainConfig, func(t *testing.T, s *site) { initialised(t, s); remove(t, s.path("data")) },
+			"check", exitServer, []string{"DIR/data/global/pg_control"}, true},
+		{"a torn control file", plainConfig, func(t *testing.T, s *site) { initialised(t, s); flip(t, s.path("data/global/pg_control"), 20) },
+			"check", exitServer, []string{"DIR/data/global/pg_control", "checksum"}, true},
+		{"a server that does not run", plainConfig, initialised, "check", exitServer, []string{"DIR/nowhere"}, true},
+		{"a damaged repository description", plainConfig, func(t *testing.T, s *site) { initialised(t, s); flip(t, s.path("repo/pgbak-repository.json"), 30) },
+			"info", exitDamaged, []string{"pgbak-repository.json"}, false},
+		{"a WAL file of another cluster", plainConfig, func(t *testing.T, s *site) {
+			initialised(t, s)
+			path, _ := s.writeSegment(t)
+			flip(t, path, 24)
+		}, "archive-push " + segmentName, exitWALRefused, []string{segmentName, "system identifier"}, true},
+		{"a file that is no WAL file", plainConfig, initialised, "archive-push pgbak.yaml", exitWALRefused, []string{"pgbak.yaml", "name of a WAL file"}, false},
+		{"a WAL file that is not there", plainConfig, initialised, "archive-push " + segmentName, exitFailed, []string{segmentName, "no such file"}, false},
+		{"another content under an archived name", plainConfig, func(t *testing.T, s *site) {
+			initialised(t, s)
+			path, _ := s.writeSegment(t)
+			s.mustRun(t, "archive-push", path)
+			flip(t, path, 10000)
+		}, "archive-push " + segmentName, exitWALRefused, []string{segmentName, "different content"}, true},
+		{"restore without a directory", plainConfig, initialised, "restore", exitUsage, []string{"--target-dir"}, true},
+		{"restore to a target that cannot be read", plainConfig, initialised, "restore --target-dir DIR/x --type time --target yesterday", exitUsage, []string{"yesterday"}, true},
+		{"an unknown command", plainConfig, nil, "bakcup", exitUsage, []string{"bakcup"}, true},
+		{"an unknown flag", plainConfig, nil, "info --color", exitUsage, []string{"--color"}, true},
+		{"an unknown output format", plainConfig, nil, "info --output xml", exitUsage, []string{"xml"}, true},
+		{"incremental backups", plainConfig, nil, "backup --type incr", exitUsage, []string{"this version writes full backups only"}, true},
+		{"no processes", plainConfig, nil, "--processes 2000 backup", exitConfiguration, []string{"2000", "1024"}, false},
+	} {
+		t.Run(c.title, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, c.config)
+			if c.prepare != nil {
+				c.prepare(t, s)
+			}
+			o := s.run(t, strings.Fields(strings.ReplaceAll(c.args, "DIR", s.dir))...)
+			if o.code != c.code {
+				t.Errorf("exit %d, want %d\n%s", o.code, c.code, o.stderr)
+			}
+			for _, name := range c.names {
+				contains(t, o.stderr, strings.ReplaceAll(name, "DIR", s.dir))
+			}
+			checkForm(t, o.stderr, c.hint)
+		})
+	}
+}
+
+// checkForm holds the form of errors: one line "pgbak: ...", and with a hint a second one.
+func checkForm(t *testing.T, stderr string, wantHint bool) {
+	t.Helper()
+	var rest []string
+	for _, line := range strings.Split(strings.TrimSuffix(stderr, "\n"), "\n") {
+		if !strings.HasPrefix(line, "time=") {
+			rest = append(rest, line)
+		}
+	}
+	hinted := len(rest) == 2 && strings.HasPrefix(rest[1], "hint: ")
+	if !strings.HasPrefix(rest[0], "pgbak: ") || len(rest) > 2 || len(rest) == 2 && !hinted || wantHint && !hinted {
+		t.Errorf("not in the form of an error (with a hint: %v):\n%s", wantHint, stderr)
+	}
+}
+
+func mkdir(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func flip(t *testing.T, path string, at int) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[at] ^= 1
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// raiseFormat makes the repository one of a later format, as a later version
+// would write it: with a checksum that fits.
+func raiseFormat(t *testing.T, s *site) {
+	t.Helper()
+	path := s.path("repo/pgbak-repository.json")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		Format   string          `json:"format"`
+		Checksum string          `json:"sha256"`
+		Body     json.RawMessage `json:"body"`
+	}
+	if err := json.Unmarshal(content, &document); err != nil {
+		t.Fatal(err)
+	}
+	document.Body = bytes.Replace(document.Body, []byte(`"format-version":1`), []byte(`"format-version":2`), 1)
+	document.Checksum = fmt.Sprintf("%x", sha256.Sum256(document.Body))
+	if content, err = json.Marshal(document); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/restore"
+)
+
+// restoreFlags are the flags of restore as they were given.
+type restoreFlags struct {
+	output                      outputFlag
+	targetDir, typ, target      string
+	exclusive                   bool
+	timeline, action, set       string
+	tablespaces, links          []string
+	allTablespaces, archiveMode string
+	planOnly                    bool
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "Restore a cluster to a moment of its past",
+		Long: `restore chooses the backup for the target, proves that every WAL file needed is
+in the repository, writes the cluster into an empty directory and configures
+recovery. Start PostgreSQL on the directory afterwards: it fetches WAL by
+archive-get and stops at the target.
+
+Times carry a zone ('2026-11-20 12:34:56+00'); without one they are read in the
+zone of this host, which the output names.`,
+		Example: `  pgbak restore --target-dir /var/lib/postgresql/17/restored
+  pgbak restore --target-dir /restored --type time --target '2026-11-20 12:34:56+00' --target-action promote`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.output.check(); err != nil {
+				return err
+			}
+			return a.restore(cmd, f)
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (f *restoreFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.targetDir, "target-dir", "", "`DIRECTORY` to restore into; it must be empty or absent")
+	flags.StringVar(&f.typ, "type", "latest", "`TYPE` of the target: latest, immediate, time, lsn, xid or name")
+	flags.StringVar(&f.target, "target", "", "`VALUE` of the target for the types time, lsn, xid and name")
+	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after it")
+	flags.StringVar(&f.timeline, "target-timeline", "", "`TIMELINE` to recover along: latest, current or a number (default latest)")
+	flags.StringVar(&f.action, "target-action", "", "`ACTION` at the target: pause, promote or shutdown (default pause)")
+	flags.StringVar(&f.set, "set", "", "`LABEL` of the backup (default: the newest that leads to the target)")
+	flags.StringArrayVar(&f.tablespaces, "tablespace-map", nil, "restore a tablespace to another directory (`OID|NAME=DIRECTORY`; may be repeated)")
+	flags.StringVar(&f.allTablespaces, "tablespace-map-all", "", "restore every tablespace below `DIRECTORY`")
+	flags.StringArrayVar(&f.links, "link-map", nil, "restore a linked directory to another place (`PATH=DIRECTORY`; may be repeated)")
+	flags.StringVar(&f.archiveMode, "archive-mode", "preserve", "`MODE` of archiving after the restore: preserve or off")
+	flags.BoolVar(&f.planOnly, "plan", false, "print what would be done, and do nothing")
+	f.output.add(cmd)
+}
+
+func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
+	o, notes, err := f.options()
+	if err != nil {
+		return &usageError{err: err, command: cmd.CommandPath()}
+	}
+	for _, n := range notes {
+		a.log.Info(n)
+	}
+	sel, err := a.selected()
+	if err != nil {
+		return err
+	}
+	source, err := a.openStanza(cmd.Context(), sel.repositories[0], sel.stanza.Name)
+	if err != nil {
+		return err
+	}
+	o.Stanza, o.Processes, o.Log, o.Clock = source.stanza, sel.processes, a.log, a.clock
+	if o.RestoreCommand, err = a.restoreCommandSetting(sel); err != nil {
+		return err
+	}
+	if f.planOnly {
+		return a.planRestore(cmd.Context(), o, f.output)
+	}
+	result, err := restore.Run(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	return f.output.print(a, result, result.String)
+}
+
+// options turns the flags into what restore understands, and gives notes for
+// the user on how the target was read.
+func (f restoreFlags) options() (restore.Options, []string, error) {
+	o := restore.Options{TablespaceMapAll: f.allTablespaces}
+	if f.targetDir == "" {
+		return o, nil, errors.New("--target-dir is missing")
+	}
+	var err error
+	if o.TargetDir, err = filepath.Abs(f.targetDir); err != nil {
+		return o, nil, fmt.Errorf("--target-dir: %w", err)
+	}
+	var notes []string
+	if o.Target, notes, err = restore.ParseTarget(f.typ, f.target, f.exclusive, f.timeline, f.action, time.Local); err != nil {
+		return o, nil, err
+	}
+	if f.set != "" {
+		if o.Set, err = repo.ParseLabel(f.set); err != nil {
+			return o, nil, err
+		}
+	}
+	if o.TablespaceMap, err = parseMap("--tablespace-map", f.tablespaces); err != nil {
+		return o, nil, err
+	}
+	if o.LinkMap, err = parseMap("--link-map", f.links); err != nil {
+		return o, nil, err
+	}
+	switch f.archiveMode {
+	case "preserve":
+	case "off":
+		o.ArchiveModeOff = true
+	default:
+		return o, nil, fmt.Errorf("--archive-mode %q is unknown: use preserve or off", f.archiveMode)
+	}
+	return o, notes, nil
+}
+
+// parseMap reads repeated KEY=DIRECTORY. A directory may hold '=', a key not.
+func parseMap(flag string, pairs []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, pair := range pairs {
+		key, dir, ok := strings.Cut(pair, "=")
+		if !ok || key == "" || !filepath.IsAbs(dir) {
+			return nil, fmt.Errorf("%s %q is not of the form NAME=/DIRECTORY", flag, pair)
+		}
+		if _, twice := m[key]; twice {
+			return nil, fmt.Errorf("%s names %q twice", flag, key)
+		}
+		m[key] = filepath.Clean(dir)
+	}
+	return m, nil
+}
+
+// restoreCommandSetting is the restore_command of the restored server. It
+// names everything in full, for the server has another working directory and
+// another environment.
+func (a *app) restoreCommandSetting(sel selection) (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find out where pgbak is installed: %w", err)
+	}
+	words := []string{program, "--config", sel.config.path, "--stanza", sel.stanza.Name}
+	if name := a.setting(a.flags.repository, "PGBAK_REPO", ""); name != "" {
+		words = append(words, "--repo", name)
+	}
+	for i, w := range words {
+		// PostgreSQL replaces %f and %p, and makes one % of two.
+		words[i] = strings.ReplaceAll(shellWord(w), "%", "%%")
+	}
+	return strings.Join(words, " ") + " " + archiveGetName + ` %f "%p"`, nil
+}
+
+// shellWord quotes a word for the shell where it needs it.
+func shellWord(w string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,", r)
+	}
+	if w != "" && strings.IndexFunc(w, func(r rune) bool { return !plain(r) }) < 0 {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}
+
+// planRestore prints what a restore would do.
+func (a *app) planRestore(ctx context.Context, o restore.Options, output outputFlag) error {
+	plan, err := restore.MakePlan(ctx, o)
+	if err != nil {
+		return err
+	}
+	return output.print(a, plan, plan.String)
+}

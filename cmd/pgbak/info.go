@@ -1,0 +1,257 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// The output of info. docs/json.md describes every field; they are a contract.
+
+type stanzaInfo struct {
+	Name         string           `json:"name"`
+	Status       statusInfo       `json:"status"`
+	Repositories []repositoryInfo `json:"repositories"`
+}
+
+// statusInfo is the exit code that stands for the status, and its words.
+type statusInfo struct {
+	Code int    `json:"code"`
+	Text string `json:"text"`
+}
+
+type repositoryInfo struct {
+	Name       string         `json:"name"`
+	URL        string         `json:"url"`
+	Encryption string         `json:"encryption,omitempty"`
+	Status     statusInfo     `json:"status"`
+	Identities []identityInfo `json:"identities"`
+	Backups    []backupInfo   `json:"backups"`
+}
+
+type identityInfo struct {
+	Number      int       `json:"number"`
+	SystemID    string    `json:"system-identifier"`
+	Major       int       `json:"postgresql-major"`
+	SegmentSize int64     `json:"wal-segment-size"`
+	WAL         []walInfo `json:"wal"`
+}
+
+// walInfo is a run of segments without a gap.
+type walInfo struct {
+	Timeline uint32 `json:"timeline"`
+	First    string `json:"first"`
+	Last     string `json:"last"`
+	Segments uint64 `json:"segments"`
+}
+
+type backupInfo struct {
+	Label  repo.Label `json:"label"`
+	Status string     `json:"status"` // ok, page errors, damaged, expired
+	Error  string     `json:"error,omitempty"`
+
+	Type     repo.BackupType   `json:"type,omitempty"`
+	Parent   repo.Label        `json:"parent,omitempty"`
+	Identity int               `json:"identity,omitempty"`
+	Timeline uint32            `json:"timeline,omitempty"`
+	Start    *repo.BackupPoint `json:"start,omitempty"`
+	Stop     *repo.BackupPoint `json:"stop,omitempty"`
+	Seconds  float64           `json:"duration-seconds"`
+
+	DatabaseSize   int64 `json:"database-size"`
+	StoredSize     int64 `json:"stored-size"`
+	AddedSize      int64 `json:"added-size"`
+	Files          int64 `json:"files"`
+	PageErrorCount int64 `json:"page-error-count"`
+
+	PageErrors  []repo.PageError  `json:"page-errors,omitempty"`
+	Tablespaces []repo.Tablespace `json:"tablespaces,omitempty"`
+	Databases   []repo.Database   `json:"databases,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Version     string            `json:"pgbak-version,omitempty"`
+}
+
+var errNoValidBackups = errors.New("no valid backups")
+
+// newRepositoryInfo turns a catalogue, or the error that came instead, into
+// what info shows. The error it returns is the status as an error; nil is ok.
+func newRepositoryInfo(rc repositoryConfig, encryption string, c *repo.Catalog, err error) (repositoryInfo, error) {
+	r := repositoryInfo{Name: rc.Name, URL: rc.URL, Encryption: encryption, Identities: []identityInfo{}, Backups: []backupInfo{}}
+	if err == nil {
+		for _, id := range c.Identities {
+			r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL))
+		}
+		valid := false
+		for _, b := range c.Backups {
+			info := newBackupInfo(b)
+			valid = valid || info.valid()
+			r.Backups = append(r.Backups, info)
+		}
+		if !valid {
+			err = fmt.Errorf("repository %q: %w", rc.Name, errNoValidBackups)
+		}
+	}
+	r.Status = newStatus(err)
+	return r, err
+}
+
+func newStatus(err error) statusInfo {
+	code := generalCode(err)
+	switch {
+	case err == nil:
+		return statusInfo{code, "ok"}
+	case errors.Is(err, errNoValidBackups):
+		return statusInfo{code, errNoValidBackups.Error()}
+	case errors.Is(err, repo.ErrUnknownStanza):
+		return statusInfo{code, "missing stanza"}
+	}
+	return statusInfo{code, "error (" + oneLine(err.Error()) + ")"}
+}
+
+func firstNotOK(repositories []repositoryInfo) statusInfo {
+	for _, r := range repositories {
+		if r.Status.Code != exitOK {
+			return r.Status
+		}
+	}
+	return newStatus(nil)
+}
+
+func newIdentityInfo(id repo.Identity, ranges []repo.WALRange) identityInfo {
+	info := identityInfo{Number: id.Number, SystemID: strconv.FormatUint(id.SystemID, 10), Major: id.Major,
+		SegmentSize: id.SegmentSize, WAL: []walInfo{}}
+	for _, w := range ranges {
+		if w.Identity != id.Number {
+			continue
+		}
+		name := func(segment uint64) string {
+			return postgres.WALFile{Kind: postgres.WALSegment, Timeline: w.Timeline, Segment: segment}.Name(id.SegmentSize)
+		}
+		info.WAL = append(info.WAL, walInfo{uint32(w.Timeline), name(w.First), name(w.Last), w.Count()})
+	}
+	return info
+}
+
+func newBackupInfo(b repo.BackupInfo) backupInfo {
+	info := backupInfo{Label: b.Label, Status: "ok"}
+	if b.Err != nil {
+		info.Status, info.Error = "damaged", oneLine(b.Err.Error())
+		return info
+	}
+	h := b.Header
+	info.Type, info.Parent, info.Identity, info.Timeline = h.Type, h.Parent, h.Identity.Number, uint32(h.Timeline)
+	info.Start, info.Stop, info.Seconds = &h.Start, &h.Stop, h.Stop.Time.Sub(h.Start.Time).Seconds()
+	info.DatabaseSize, info.StoredSize, info.AddedSize, info.Files = h.DatabaseSize, h.ReferencedSize, h.AddedSize, h.Files
+	info.PageErrorCount, info.PageErrors = h.PageErrorCount, h.PageErrors
+	info.Tablespaces, info.Databases, info.Annotations, info.Version = h.Tablespaces, h.Databases, h.Annotations, h.Version
+	switch {
+	case b.Tombed:
+		info.Status = "expired"
+	case h.PageErrorCount > 0:
+		info.Status = "page errors"
+	}
+	return info
+}
+
+// valid tells whether a restore can use the backup. One with page errors can
+// be used: the rest of the cluster may be all that is needed.
+func (b backupInfo) valid() bool { return b.Status == "ok" || b.Status == "page errors" }
+
+// infoText is info for people, laid out as pgBackRest's.
+func infoText(stanzas []stanzaInfo, detail bool) string {
+	var b strings.Builder
+	for i, s := range stanzas {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "stanza: %s\n    status: %s\n", s.Name, s.Status.Text)
+		for _, r := range s.Repositories {
+			r.writeText(&b, detail)
+		}
+	}
+	return b.String()
+}
+
+func (r repositoryInfo) writeText(b *strings.Builder, detail bool) {
+	fmt.Fprintf(b, "\n    repository: %s (%s)\n        status: %s\n", r.Name, r.URL, r.Status.Text)
+	if r.Encryption != "" {
+		fmt.Fprintf(b, "        encryption: %s\n", r.Encryption)
+	}
+	for _, id := range r.Identities {
+		fmt.Fprintf(b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
+		id.writeWAL(b)
+		for _, backup := range r.Backups {
+			if backup.Identity == id.Number {
+				backup.writeText(b, detail)
+			}
+		}
+	}
+	for _, backup := range r.Backups {
+		if backup.Status == "damaged" {
+			fmt.Fprintf(b, "\n        backup: %s\n            status: damaged (%s)\n", backup.Label, backup.Error)
+		}
+	}
+}
+
+// writeWAL shows a run of segments per line, so that a gap is between two lines.
+func (id identityInfo) writeWAL(b *strings.Builder) {
+	if len(id.WAL) == 0 {
+		fmt.Fprintf(b, "            wal archive: none\n")
+	}
+	for i, w := range id.WAL {
+		gap := ""
+		if i > 0 && id.WAL[i-1].Timeline == w.Timeline {
+			gap = ", after a gap"
+		}
+		fmt.Fprintf(b, "            wal archive min/max (timeline %d): %s/%s (%d segments%s)\n", w.Timeline, w.First, w.Last, w.Segments, gap)
+	}
+}
+
+func (i backupInfo) writeText(b *strings.Builder, detail bool) {
+	fmt.Fprintf(b, "\n        %s backup: %s\n", i.Type, i.Label)
+	if i.Status != "ok" {
+		fmt.Fprintf(b, "            status: %s\n", i.Status)
+	}
+	fmt.Fprintf(b, "            timestamp start/stop: %s / %s\n", timeText(i.Start.Time), timeText(i.Stop.Time))
+	fmt.Fprintf(b, "            lsn start/stop: %s / %s (timeline %d)\n", i.Start.LSN, i.Stop.LSN, i.Timeline)
+	fmt.Fprintf(b, "            wal start/stop: %s / %s\n", i.Start.WAL, i.Stop.WAL)
+	fmt.Fprintf(b, "            database size: %s, stored size: %s (added: %s), duration: %s\n",
+		sizeText(i.DatabaseSize), sizeText(i.StoredSize), sizeText(i.AddedSize), durationText(seconds(i.Seconds)))
+	if i.PageErrorCount > 0 {
+		fmt.Fprintf(b, "            page errors: %d\n", i.PageErrorCount)
+	}
+	if detail {
+		i.writeDetail(b)
+	}
+}
+
+func (i backupInfo) writeDetail(b *strings.Builder) {
+	fmt.Fprintf(b, "            files: %d\n            pgbak version: %s\n", i.Files, i.Version)
+	for _, d := range i.Databases {
+		fmt.Fprintf(b, "            database: %s (%d)\n", d.Name, d.OID)
+	}
+	for _, t := range i.Tablespaces {
+		location := t.Location
+		if t.InPlace {
+			location = "in place"
+		}
+		fmt.Fprintf(b, "            tablespace: %s (%d) => %s\n", t.Name, t.OID, location)
+	}
+	for _, e := range i.PageErrors {
+		more := ""
+		if e.Truncated {
+			more = " and more"
+		}
+		fmt.Fprintf(b, "            page errors in %s: blocks %s%s\n", e.Path, strings.Trim(fmt.Sprint(e.Blocks), "[]"), more)
+	}
+	for _, name := range sortedKeys(i.Annotations) {
+		fmt.Fprintf(b, "            annotation: %s: %s\n", name, i.Annotations[name])
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
