@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -285,6 +286,10 @@ func (r *run) commit(context.Context) error {
 	h, err := r.writer.Commit(h)
 	if h.Operation != "" {
 		r.header = h // the writer is done with, whatever came of it
+	}
+	if errors.Is(err, repo.ErrPinLeft) {
+		r.warn("%v; it only keeps the parent from being collected", err)
+		return nil
 	}
 	return err
 }

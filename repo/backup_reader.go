@@ -43,8 +43,8 @@ func (s *Stanza) OpenBackup(ctx context.Context, l Label) (*Backup, error) {
 	if err := b.readHead(blocks); err != nil {
 		return nil, err
 	}
-	if b.header.Label != l || b.header.Stanza != s.name {
-		return nil, damagedf(b.key, "header", "it is the manifest of %s in stanza %s", b.header.Label, b.header.Stanza)
+	if err := b.checkIdentity(l, blocks.op); err != nil {
+		return nil, err
 	}
 	b.data = &dataKeys{keys: s.repo.keys, wrapped: b.header.WrappedKeys}
 	b.small.init(b)
@@ -93,7 +93,7 @@ func (r *Repository) manifestBlocks(key string, in io.Reader) (*blockReader, err
 	if err != nil {
 		return nil, err
 	}
-	return &blockReader{r: in, s: s, key: key, dec: codec.NewDecoder()}, nil
+	return &blockReader{r: in, s: s, key: key, op: op, dec: codec.NewDecoder()}, nil
 }
 
 // revokedStub reads the stub by which a collector occupies the label of a dead operation.
@@ -151,6 +151,18 @@ func (h *BackupHeader) check() error {
 	}
 	if _, err := ulid.ParseStrict(h.Operation); err != nil {
 		return fmt.Errorf("operation %q: %w", h.Operation, err)
+	}
+	return nil
+}
+
+// checkIdentity proves that the manifest is the one that its key, label and
+// object header speak of.
+func (b *Backup) checkIdentity(l Label, op ulid.ULID) error {
+	if b.header.Label != l || b.header.Stanza != b.stanza.name {
+		return damagedf(b.key, "header", "it is the manifest of %s in stanza %s", b.header.Label, b.header.Stanza)
+	}
+	if b.header.Operation != op.String() {
+		return damagedf(b.key, "header", "it belongs to operation %s, the object to %s", b.header.Operation, op)
 	}
 	return nil
 }
@@ -235,12 +247,11 @@ func (b *Backup) checkFile(f File) error {
 	return nil
 }
 
-// packSize looks a pack up among those that the backup uses.
-func (b *Backup) packSize(id packID) (int64, bool) {
+// packSizes gives the sizes of the packs that the backup uses.
+func (b *Backup) packSizes() map[packID]int64 {
+	sizes := make(map[packID]int64, len(b.tables.packs))
 	for _, p := range b.tables.packs {
-		if p.id == id {
-			return p.size, true
-		}
+		sizes[p.id] = p.size
 	}
-	return 0, false
+	return sizes
 }

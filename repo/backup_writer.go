@@ -3,15 +3,12 @@ package repo
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -33,7 +30,8 @@ type BackupWriter struct {
 	pack    *packBuilder
 	packs   uint32
 	uploads *errgroup.Group
-	ctx     context.Context
+	ctx     context.Context // ends with the first failed upload
+	outer   context.Context // the caller's
 	buffers chan []byte
 	sizes   packSizes
 
@@ -82,6 +80,7 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if err != nil {
 		return nil, err
 	}
+	w.outer = ctx
 	w.uploads, w.ctx = errgroup.WithContext(ctx)
 	w.buffers = make(chan []byte, max(o.Uploads, 1)+1)
 	for range cap(w.buffers) {
@@ -117,13 +116,9 @@ func (w *BackupWriter) makeDataKey() error {
 // so either it sees our pin or we see its tomb.
 func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 	s := w.stanza
-	backups, err := s.backups(ctx)
+	backups, taken, err := s.backups(ctx)
 	if err != nil {
 		return nil, err
-	}
-	var taken []Label
-	for _, b := range backups {
-		taken = append(taken, b.Label)
 	}
 	now := s.repo.o.Clock().UTC()
 	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
@@ -263,7 +258,8 @@ func (w *BackupWriter) use(ref frameRef) {
 
 // Commit writes what is left, waits until all of it is durable, and puts the
 // manifest: from then on the backup exists. It fills in the fields of h that
-// the writer knows. The pin is dropped afterwards.
+// the writer knows. The pin is dropped afterwards; when that fails the backup
+// exists and the error is an ErrPinLeft.
 func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 	defer w.close()
 	if err := w.closePack(); err != nil {
@@ -275,17 +271,15 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 	if err := w.uploads.Wait(); err != nil {
 		return h, err
 	}
-	ctx := context.WithoutCancel(w.ctx) // the group's context ended with Wait
 	h, err := w.finishHeader(h)
 	if err != nil {
 		return h, err
 	}
-	if err := w.putManifest(ctx, h); err != nil {
+	if err := w.putManifest(w.outer, h); err != nil {
 		return h, err
 	}
-	if err := w.stanza.repo.store.Delete(ctx, pinKey(w.op)); err != nil {
-		return h, hint.Wrap(fmt.Errorf("backup %s is complete, but its pin %s could not be removed: %w", h.Label, pinKey(w.op), err),
-			"the backup can be used; the pin only keeps its parent from being collected.")
+	if err := w.stanza.repo.store.Delete(w.outer, pinKey(w.op)); err != nil {
+		return h, fmt.Errorf("backup %s: %w: %s: %w", h.Label, ErrPinLeft, pinKey(w.op), err)
 	}
 	return h, nil
 }
@@ -310,111 +304,4 @@ func (w *BackupWriter) close() {
 		w.parent.stop()
 	}
 	w.entries.close()
-}
-
-// finishHeader fills in what the writer knows.
-func (w *BackupWriter) finishHeader(h BackupHeader) (BackupHeader, error) {
-	h.Label, h.Type, h.Operation, h.Stanza, h.Identity = w.label, w.typ, w.op.String(), w.stanza.name, w.identity
-	h.PageSize, h.DatabaseSize, h.Files = w.pageSize, w.totals.Bytes, w.totals.Files
-	h.AddedSize = w.Totals().StoredBytes
-	h.Owners = w.entries.owners
-	if w.parent != nil {
-		h.Parent = w.parent.Label()
-	}
-	for i, p := range w.tables.packs {
-		h.ReferencedSize += p.used
-		size, ok := w.sizes.get(p.id)
-		if !ok {
-			size, ok = w.parent.backup.packSize(p.id)
-		}
-		if !ok {
-			return h, fmt.Errorf("pack %s is used but unknown", p.id.key())
-		}
-		w.tables.packs[i].size = size
-	}
-	return h, w.collectKeys(&h)
-}
-
-// collectKeys gives the header the wrapped data key of every operation whose frames are used.
-func (w *BackupWriter) collectKeys(h *BackupHeader) error {
-	if w.stanza.repo.keys == nil {
-		return nil
-	}
-	h.WrappedKeys = map[string][]byte{}
-	for _, p := range w.tables.packs {
-		op := p.id.op.String()
-		if p.id.op == w.op {
-			h.WrappedKeys[op] = w.wrapped
-		} else if key, ok := w.parent.backup.header.WrappedKeys[op]; ok {
-			h.WrappedKeys[op] = key
-		} else {
-			return fmt.Errorf("parent %s has no key for operation %s", w.parent.Label(), op)
-		}
-	}
-	return nil
-}
-
-// putManifest assembles the manifest and puts it if the label is free.
-func (w *BackupWriter) putManifest(ctx context.Context, h BackupHeader) error {
-	key := manifestKey(w.stanza.name, w.label)
-	spool := storage.NewSpool(entrySpoolMemory, "")
-	defer spool.Close()
-	if err := w.writeManifest(spool, key, h); err != nil {
-		return fmt.Errorf("write manifest %s: %w", key, err)
-	}
-	err := w.stanza.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
-	if errors.Is(err, storage.ErrExist) {
-		return w.labelTaken(ctx, key)
-	}
-	if err != nil {
-		return fmt.Errorf("store manifest: %w", err)
-	}
-	return nil
-}
-
-// labelTaken explains an occupied manifest key: a collector's stub, or a backup.
-func (w *BackupWriter) labelTaken(ctx context.Context, key string) error {
-	if _, err := w.stanza.OpenBackup(ctx, w.label); errors.Is(err, ErrRevoked) {
-		return hint.Wrap(fmt.Errorf("backup %s: %w", w.label, ErrRevoked), "run the backup again; what it stored will be collected.")
-	}
-	return hint.Wrap(fmt.Errorf("%s: %w", key, ErrLabelTaken), "run the backup again.")
-}
-
-func (w *BackupWriter) writeManifest(out io.Writer, key string, h BackupHeader) error {
-	repo := w.stanza.repo
-	s, err := repo.keys.metaSealer(w.op, key)
-	if err != nil {
-		return err
-	}
-	if _, err := out.Write(objectHeader(manifestMagic, w.op, repo.keys != nil)); err != nil {
-		return err
-	}
-	blocks, err := newBlockWriter(out, s, key)
-	if err != nil {
-		return err
-	}
-	header, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	for _, b := range []struct {
-		typ   byte
-		plain []byte
-	}{{blockHeaderJSON, header}, {blockPacks, w.tables.encodePacks()}, {blockRefs, w.tables.encodeRefs()}} {
-		if _, err := blocks.write(b.typ, b.plain); err != nil {
-			return err
-		}
-	}
-	if err := w.entries.blocks(func(plain []byte) error {
-		_, err := blocks.write(blockFiles, plain)
-		return err
-	}); err != nil {
-		return err
-	}
-	if len(w.entries.late.b) > 0 {
-		if _, err := blocks.write(blockLate, w.entries.late.b); err != nil {
-			return err
-		}
-	}
-	return blocks.end()
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/pgbak/pgbak/repo/codec"
 )
 
@@ -167,6 +169,7 @@ type blockReader struct {
 	r   io.Reader
 	s   sealer
 	key string
+	op  ulid.ULID // of the object header
 	n   uint64
 	dec *codec.Decoder
 }

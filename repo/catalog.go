@@ -44,7 +44,7 @@ func (r WALRange) Count() uint64 { return r.Last - r.First + 1 }
 func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	c := &Catalog{Stanza: s.name, Identities: s.identities, Histories: map[int][]postgres.History{}}
 	var err error
-	if c.Backups, err = s.backups(ctx); err != nil {
+	if c.Backups, _, err = s.backups(ctx); err != nil {
 		return nil, err
 	}
 	for _, id := range s.identities {
@@ -63,32 +63,32 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 }
 
 // backups lists the manifests. One that cannot be read has Err; a label
-// occupied by a collector is no backup and is left out.
-func (s *Stanza) backups(ctx context.Context) ([]BackupInfo, error) {
+// occupied by a collector is no backup and is left out, but it is taken.
+func (s *Stanza) backups(ctx context.Context) (out []BackupInfo, taken []Label, err error) {
 	tombs, err := s.tombs(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var out []BackupInfo
 	for obj, err := range s.repo.store.List(ctx, backupsPrefix(s.name)) {
 		if err != nil {
-			return nil, fmt.Errorf("list backups of stanza %s: %w", s.name, err)
+			return nil, nil, fmt.Errorf("list backups of stanza %s: %w", s.name, err)
 		}
 		l, err := ParseLabel(strings.TrimPrefix(obj.Key, backupsPrefix(s.name)))
 		if err != nil {
 			continue // not ours
 		}
+		taken = append(taken, l)
 		info := BackupInfo{Label: l, StoredSize: obj.Size, Tombed: tombs[l]}
 		info.Header, info.Err = s.readHeader(ctx, l)
 		if errors.Is(info.Err, ErrRevoked) || errors.Is(info.Err, storage.ErrNotExist) {
 			continue
 		}
 		if info.Err != nil && !errors.Is(info.Err, ErrDamaged) {
-			return nil, info.Err
+			return nil, nil, info.Err
 		}
 		out = append(out, info)
 	}
-	return out, nil
+	return out, taken, nil
 }
 
 func (s *Stanza) tombs(ctx context.Context) (map[Label]bool, error) {
@@ -137,8 +137,5 @@ func (s *Stanza) readHeader(ctx context.Context, l Label) (BackupHeader, error) 
 	if err := b.readHeader(plain); err != nil {
 		return b.header, damaged(b.key, "header", err)
 	}
-	if b.header.Label != l || b.header.Stanza != s.name {
-		return b.header, damagedf(b.key, "header", "it is the manifest of %s in stanza %s", b.header.Label, b.header.Stanza)
-	}
-	return b.header, nil
+	return b.header, b.checkIdentity(l, blocks.op)
 }

@@ -20,6 +20,8 @@ var (
 	ErrLabelTaken       = errors.New("backup label is taken")
 	ErrNoBackup         = errors.New("backup does not exist")
 	ErrRevoked          = errors.New("backup was revoked by a collector while it ran")
+	// ErrPinLeft comes from Commit when the backup exists all the same.
+	ErrPinLeft = errors.New("the backup is complete, but its pin could not be removed")
 )
 
 // DamagedError says that an object's bytes are not what was written: torn,

@@ -36,7 +36,7 @@ func Zero(raw, pageSize int) Window {
 
 // NewFramer makes a framer for a worker.
 func (r *Repository) NewFramer() (*Framer, error) {
-	enc, err := codec.NewEncoder(r.o.Compression.Codec, r.o.Compression.Level)
+	enc, err := codec.NewEncoder(r.o.Compression.codec, r.o.Compression.level)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (r *Repository) NewFramer() (*Framer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Framer{enc: enc, codec: r.o.Compression.Codec, ids: ids}, nil
+	return &Framer{enc: enc, codec: r.o.Compression.codec, ids: ids}, nil
 }
 
 // compress gives the stored form of raw: in the free room behind out, which it

@@ -51,9 +51,11 @@ func (s *Stanza) Pins(ctx context.Context) ([]Pin, error) {
 	return pins, nil
 }
 
-// claimLabel puts the pin and makes sure that no other operation under way has
-// the same label: both sides put first and look afterwards, so at least one
-// sees the other, and the later operation takes the next second.
+// claimLabel puts the pin and makes sure that no other pin has the same label,
+// whether its operation is under way or dead: a dead one's label may be occupied
+// by a collector at any time. All sides put first and look afterwards, so of two
+// with one label at least one sees the other, and whoever sees it moves on. The
+// other may be moving too, so the operation with the higher id leaves it a second.
 func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ BackupType, taken []Label) error {
 	for attempt := 0; attempt < 100; attempt++ {
 		if err := putDocument(ctx, s.repo.store, pinKey(op), pinFormat, p, storage.PutOptions{}); err != nil {
@@ -63,17 +65,23 @@ func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ Backu
 		if err != nil {
 			return err
 		}
-		clash := false
+		clash, yields := false, false
 		for _, other := range pins {
-			if other.Operation != p.Operation {
-				taken = append(taken, other.Label)
-				clash = clash || other.Label == p.Label && other.Operation < p.Operation
+			if other.Operation == p.Operation {
+				continue
+			}
+			taken = append(taken, other.Label)
+			if other.Label == p.Label {
+				clash, yields = true, yields || other.Operation < p.Operation
 			}
 		}
 		if !clash {
 			return nil
 		}
 		p.Label = newLabel(p.Started, typ, taken)
+		if yields {
+			p.Label = newLabel(p.Started, typ, append(taken, p.Label))
+		}
 	}
 	return fmt.Errorf("stanza %s: no free label after 100 attempts", s.name)
 }

@@ -29,10 +29,11 @@ type Options struct {
 }
 
 // Compression is how new frames and WAL are compressed; what is read says
-// itself how it was written.
+// itself how it was written. The zero value is the default, ParseCompression("").
 type Compression struct {
-	Codec codec.ID
-	Level int
+	codec codec.ID
+	level int
+	set   bool
 }
 
 // ParseCompression reads the configuration's "zstd", "zstd:LEVEL", "s2" or "none".
@@ -40,17 +41,17 @@ func ParseCompression(s string) (Compression, error) {
 	name, level, hasLevel := strings.Cut(s, ":")
 	switch {
 	case name == "" && !hasLevel, name == "zstd" && !hasLevel:
-		return Compression{codec.Zstd, codec.DefaultZstdLevel}, nil
+		return Compression{codec.Zstd, codec.DefaultZstdLevel, true}, nil
 	case name == "zstd":
 		var n int
 		if _, err := fmt.Sscanf(level, "%d", &n); err != nil || fmt.Sprint(n) != level || n < 1 || n > 19 {
 			return Compression{}, fmt.Errorf("compression %q: the level must be a number from 1 to 19", s)
 		}
-		return Compression{codec.Zstd, n}, nil
+		return Compression{codec.Zstd, n, true}, nil
 	case name == "s2" && !hasLevel:
-		return Compression{Codec: codec.S2}, nil
+		return Compression{codec: codec.S2, set: true}, nil
 	case name == "none" && !hasLevel:
-		return Compression{Codec: codec.None}, nil
+		return Compression{codec: codec.None, set: true}, nil
 	}
 	return Compression{}, fmt.Errorf("compression %q is unknown: use zstd, zstd:LEVEL, s2 or none", s)
 }
@@ -59,8 +60,8 @@ func (o Options) withDefaults() Options {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
-	if o.Compression == (Compression{}) {
-		o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel}
+	if !o.Compression.set {
+		o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel, true}
 	}
 	return o
 }

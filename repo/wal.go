@@ -88,7 +88,7 @@ func (s *Stanza) hashSource(src storage.Source) (ContentID, error) {
 }
 
 func (s *Stanza) encodeWAL(w io.Writer, key string, src storage.Source, content ContentID) error {
-	enc, err := codec.NewEncoder(s.repo.o.Compression.Codec, s.repo.o.Compression.Level)
+	enc, err := codec.NewEncoder(s.repo.o.Compression.codec, s.repo.o.Compression.level)
 	if err != nil {
 		return err
 	}

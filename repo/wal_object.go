@@ -120,7 +120,7 @@ func (e *walEncoder) encode(w io.Writer, in io.Reader, size int64, id ContentID)
 	if _, err := w.Write(head); err != nil {
 		return err
 	}
-	f := walFramer{s: s, head: append(head, e.key...), enc: e.enc, codec: e.repo.o.Compression.Codec}
+	f := walFramer{s: s, head: append(head, e.key...), enc: e.enc, codec: e.repo.o.Compression.codec}
 	plain := make([]byte, min(size, walFrameSize))
 	for done := int64(0); done < size; done += int64(len(plain)) {
 		plain = plain[:min(size-done, walFrameSize)]
