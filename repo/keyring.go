@@ -146,8 +146,8 @@ func readKey(ctx context.Context, st storage.Store, key string, c Config, config
 		return nil, err
 	}
 	identity, err := age.NewScryptIdentity(string(passphrase))
-	if err != nil {
-		return nil, fmt.Errorf("unwrap %s: %w", key, err)
+	if err != nil { // it is empty
+		return nil, fmt.Errorf("unwrap %s: %w: %w", key, ErrWrongPassphrase, err)
 	}
 	identity.SetMaxWorkFactor(maxScryptWorkFactor)
 	plain, err := ageDecrypt(doc.Age, identity)

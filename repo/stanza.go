@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -109,9 +110,10 @@ func (s *Stanza) Identities() []Identity { return s.identities }
 // Current is the identity that archives and backs up now.
 func (s *Stanza) Current() Identity { return s.identities[len(s.identities)-1] }
 
-// FindIdentity looks a cluster up among all identities of the stanza.
+// FindIdentity looks a cluster up among all identities of the stanza, the
+// newest first: pg_resetwal can change the segment size and nothing else.
 func (s *Stanza) FindIdentity(systemID uint64, major int) (Identity, bool) {
-	for _, id := range s.identities {
+	for _, id := range slices.Backward(s.identities) {
 		if id.SystemID == systemID && id.Major == major {
 			return id, true
 		}
@@ -132,6 +134,9 @@ func (s *Stanza) identity(number int) (Identity, bool) {
 func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error) {
 	if s.Current().same(id) {
 		return s.Current(), nil
+	}
+	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
+		return Identity{}, err
 	}
 	id.Number, id.Created = s.Current().Number+1, s.repo.o.Clock().UTC().Truncate(time.Second)
 	key := identityKey(s.name, id.Number)

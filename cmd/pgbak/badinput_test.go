@@ -169,16 +169,13 @@ func raiseFormat(t *testing.T, s *site) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var document struct {
-		Format   string          `json:"format"`
-		Checksum string          `json:"sha256"`
-		Body     json.RawMessage `json:"body"`
-	}
+	var document map[string]json.RawMessage
 	if err := json.Unmarshal(content, &document); err != nil {
 		t.Fatal(err)
 	}
-	document.Body = bytes.Replace(document.Body, []byte(`"format-version":1`), []byte(`"format-version":2`), 1)
-	document.Checksum = fmt.Sprintf("%x", sha256.Sum256(document.Body))
+	body := bytes.Replace(document["body"], []byte(`"format-version":1`), []byte(`"format-version":2`), 1)
+	document["body"] = body
+	document["sha256"] = fmt.Appendf(nil, `"%x"`, sha256.Sum256(body))
 	if content, err = json.Marshal(document); err != nil {
 		t.Fatal(err)
 	}

@@ -92,11 +92,14 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	if err != nil {
 		return &usageError{err: err, command: cmd.CommandPath()}
 	}
+	p := a.newProgress("backup")
 	result, err := backup.Run(cmd.Context(), backup.Options{
 		Stanza: into.stanza, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
 		Type: repo.BackupType(f.typ), StartFast: f.startFast, ArchiveTimeout: f.timeout, Log: a.log, Clock: a.clock,
 		Version: version, Annotations: annotations, Exclude: f.exclude,
+		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, 0) },
 	})
+	p.end()
 	if err != nil {
 		return err
 	}

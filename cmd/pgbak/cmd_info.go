@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -58,10 +59,10 @@ func (a *app) info(ctx context.Context, output outputFlag, set repo.Label) error
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if catalog != nil && set != "" {
-				found = keepOnly(catalog, set) || found
-			}
 			r, err := newRepositoryInfo(rc, encryption, catalog, err)
+			if set != "" {
+				found = r.keepOnly(set) || found
+			}
 			info.Repositories = append(info.Repositories, r)
 			if err != nil && worst == nil {
 				worst = hint.Wrap(fmt.Errorf("stanza %s: %w", s.Name, err), "%s", hint.Of(err))
@@ -71,6 +72,7 @@ func (a *app) info(ctx context.Context, output outputFlag, set repo.Label) error
 		result = append(result, info)
 	}
 	if !found && worst == nil {
+		// Otherwise it may be where nobody can look now.
 		return hint.Wrap(fmt.Errorf("%s: %w", set, repo.ErrNoBackup), "'pgbak info' lists the backups.")
 	}
 	text := func() string { return infoText(result, set != "") }
@@ -115,14 +117,9 @@ func (a *app) catalog(ctx context.Context, rc repositoryConfig, stanza string) (
 	return c, r.Config().Encryption, nil
 }
 
-// keepOnly leaves one backup in the catalogue and tells whether it is there.
-func keepOnly(c *repo.Catalog, label repo.Label) bool {
-	var kept []repo.BackupInfo
-	for _, b := range c.Backups {
-		if b.Label == label {
-			kept = append(kept, b)
-		}
-	}
-	c.Backups = kept
-	return len(kept) > 0
+// keepOnly leaves one backup and tells whether it is there. The status stays
+// that of the whole.
+func (r *repositoryInfo) keepOnly(label repo.Label) bool {
+	r.Backups = slices.DeleteFunc(r.Backups, func(b backupInfo) bool { return b.Label != label })
+	return len(r.Backups) > 0
 }

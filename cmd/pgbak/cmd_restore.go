@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,11 +94,14 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 	if f.planOnly {
 		return a.planRestore(cmd.Context(), o, f.output)
 	}
+	p := a.newProgress("restore")
+	o.Progress = func(r restore.Progress) { p.show(r.Files, r.Bytes, r.BytesTotal) }
 	result, err := restore.Run(cmd.Context(), o)
+	p.end()
 	if err != nil {
 		return err
 	}
-	return f.output.print(a, result, result.String)
+	return f.output.print(a, result, func() string { return restoreText(result) })
 }
 
 // options turns the flags into what restore understands, and gives notes for
@@ -180,6 +184,20 @@ func shellWord(w string) string {
 		return w
 	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}
+
+// restoreText says what was done, and what is left for the user to do.
+func restoreText(r restore.Result) string {
+	var b strings.Builder
+	b.WriteString(r.Plan.String())
+	for _, w := range r.Warnings {
+		if !slices.Contains(r.Plan.Warnings, w) {
+			fmt.Fprintf(&b, "warning:     %s\n", w)
+		}
+	}
+	fmt.Fprintf(&b, "restored:    %d files, %s in %s\n", r.Files, sizeText(r.Bytes), durationText(r.Duration))
+	fmt.Fprintf(&b, "now start PostgreSQL %d on %s: it recovers to the target by itself\n", r.Plan.Backup.Identity.Major, r.Plan.TargetDir)
+	return b.String()
 }
 
 // planRestore prints what a restore would do.

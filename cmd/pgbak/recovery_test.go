@@ -137,6 +137,7 @@ func timelineOf(t *testing.T, data string) postgres.Timeline {
 func TestArchiveGetAndRecovery(t *testing.T) {
 	for _, major := range pgtest.Majors() {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
+			t.Parallel() // it is mostly waiting
 			a := newArchived(t, major)
 			t.Run("an absent file ends recovery and the server promotes with every row", func(t *testing.T) {
 				c := a.recover(t, "recovery.signal")

@@ -61,7 +61,9 @@ func TestWaitSleepsLongerAndLongerUpToASecondAndNeverPastTheTimeout(t *testing.T
 func TestWaitSeesASegmentThatArrivesMeanwhile(t *testing.T) {
 	clock := &steppedClock{}
 	begin := clock.now
-	has := func(f postgres.WALFile) (bool, error) { return clock.now.Sub(begin) > time.Duration(f.Segment)*time.Second, nil }
+	has := func(f postgres.WALFile) (bool, error) {
+		return clock.now.Sub(begin) > time.Duration(f.Segment)*time.Second, nil
+	}
 	missing, err := waitFor(t.Context(), segments(1, 2, 3), has, clock.options(time.Minute))
 	if err != nil || len(missing) != 0 {
 		t.Errorf("missing %v, err %v", missing, err)
