@@ -94,7 +94,7 @@ type walRecordInProgress struct {
 
 // NewWALScanner returns a scanner for the WAL of a major (13 to 18) with
 // segments of segmentSize bytes and pages of pageSize bytes (XLOG_BLCKSZ, 8192
-// unless the server was built otherwise). [Scan] reports values that cannot be.
+// unless the server was built otherwise). [WALScanner.Scan] reports values that cannot be.
 func NewWALScanner(major int, segmentSize int64, pageSize int) *WALScanner {
 	return &WALScanner{major: major, segmentSize: segmentSize, pageSize: pageSize, lost: true}
 }

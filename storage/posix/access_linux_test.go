@@ -24,6 +24,7 @@ func TestNoPermissionIsNoProofOfAbsence(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(root, "a/b"), 0o750) })
 	faults := make(chan map[string]error)
 	go func() {
 		// Root may read everything, so this thread becomes another user for

@@ -70,18 +70,30 @@ func testCancelledStart(t *testing.T, c *pgtest.Cluster) {
 		result <- err
 	}()
 	c.WaitFor(t, active, "1", 10*time.Second)
+	select {
+	case err := <-result:
+		t.Fatalf("a start that is not fast has ended at once (error %v)", err)
+	case <-time.After(500 * time.Millisecond):
+	}
 	cancel()
 	if err := <-result; !errors.Is(err, context.Canceled) {
 		t.Errorf("StartBackup: %v, want one that is context.Canceled", err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-conn.conn.CleanupDone():
+	default:
+		t.Error("Close has not waited for the session's end")
+	}
+	if n := c.Query(t, sessions); n != "0" {
+		t.Errorf("%s sessions are left after Close", n)
 	}
 	err := conn.Ping(t.Context())
 	if !errors.Is(err, pgconn.ErrConnClosed) || hint.Of(err) == "" {
 		t.Errorf("ping after that: %v (hint %q), want a closed connection and a hint", err, hint.Of(err))
 	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Error(err)
-	}
-	c.WaitFor(t, sessions, "0", 10*time.Second)
 
 	again := connect(t, c.DSN())
 	must(again.StartBackup(t.Context(), "fast", true))(t)

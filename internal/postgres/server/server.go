@@ -11,7 +11,7 @@
 //
 //	conn, err := server.Connect(ctx, "host=/var/run/postgresql user=postgres")
 //	...
-//	defer conn.Close(ctx)
+//	defer conn.Close(context.WithoutCancel(ctx)) // also after a Ctrl-C
 //	start, err := conn.StartBackup(ctx, "pgbak", true)
 //	... copy the files, with a Ping now and then ...
 //	stop, err := conn.StopBackup(ctx)

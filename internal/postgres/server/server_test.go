@@ -100,7 +100,10 @@ func testInfo(t *testing.T, c *pgtest.Cluster) {
 }
 
 func testPromotion(t *testing.T, c *pgtest.Cluster) {
-	c.Stop(t, "fast")
+	// Much to replay and so to write, which keeps the checkpoint that follows the
+	// promotion busy: until it ends, pg_control has the old timeline.
+	c.Exec(t, "CREATE TABLE replayed AS SELECT generate_series(1, 200000) AS n")
+	c.Kill(t)
 	signal := filepath.Join(c.DataDir, "standby.signal")
 	if err := os.WriteFile(signal, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -118,6 +121,9 @@ func testPromotion(t *testing.T, c *pgtest.Cluster) {
 	c.Promote(t)
 	if info := must(conn.Info(t.Context()))(t); info.InRecovery || info.Timeline != 2 {
 		t.Errorf("promoted: in recovery %t on timeline %d, want false on 2", info.InRecovery, info.Timeline)
+	}
+	if c.Query(t, "SELECT timeline_id FROM pg_control_checkpoint()") != "1" {
+		t.Error("the checkpoint was too quick to show whether Info needs it")
 	}
 }
 
@@ -199,7 +205,7 @@ func TestConnectSaysWhatToDo(t *testing.T) {
 		{"port that is none", "postgres://me:secret@127.0.0.1:54x/postgres", "invalid port", "write the connection"},
 		{"address that is none", "postgres://me:secret@[::1/postgres", "failed to parse as URL", "write the connection"},
 		{"password in the place of a port", "postgres://a@u:se:secret@h/db", "invalid port", "write the connection"},
-		{"certificate that is not there", "host=127.0.0.1 password=secret sslmode=verify-full sslrootcert=/nonexistent/ca.pem", "/nonexistent/ca.pem", ""},
+		{"certificate that is not there", "host=127.0.0.1 password=secret sslmode=verify-full sslrootcert=/nonexistent/ca.pem", "read the connection settings: open /nonexistent/ca.pem", ""},
 	}
 	for _, tc := range cases {
 		t.Run(tc.title, func(t *testing.T) {
