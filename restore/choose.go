@@ -56,6 +56,9 @@ func (d *decision) take(c candidate, needed uint64, why string, args ...any) {
 // through q.wal and writes nothing.
 func (q *request) decide(ctx context.Context) (decision, error) {
 	var d decision
+	if q.target.Type == "" {
+		q.target.Type = TargetLatest
+	}
 	id, err := pickIdentity(q.catalog, q.set)
 	if err != nil {
 		return d, err
@@ -65,7 +68,7 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 		return d, err
 	}
 	switch q.target.Type {
-	case TargetLatest, "":
+	case TargetLatest:
 		err = q.decideLatest(ctx, candidates, &d)
 	case TargetImmediate:
 		err = q.decideImmediate(ctx, candidates, &d)
@@ -77,6 +80,9 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 		err = q.decideEvent(ctx, candidates, &d)
 	default:
 		err = fmt.Errorf("target type %q is unknown", q.target.Type)
+	}
+	if q.set != "" {
+		d.why = "it was named"
 	}
 	if err == nil && d.PageErrorCount > 0 {
 		d.warn("backup %s holds %d damaged pages, as the cluster did when it was taken", d.Label, d.PageErrorCount)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pgbak/pgbak/internal/hint"
 )
 
 // TablespacePlan is where a tablespace goes.
@@ -47,6 +48,18 @@ func (d destination) role() string {
 	}
 }
 
+// otherwise is how to choose another directory, for hints.
+func (d destination) otherwise() string {
+	switch {
+	case d.prefix == "":
+		return ""
+	case d.tablespace:
+		return fmt.Sprintf(" Another one is chosen by --tablespace-map %s=DIRECTORY, or for all by --tablespace-map-all.", path.Base(d.prefix))
+	default:
+		return fmt.Sprintf(" Another one is chosen by --link-map %s=DIRECTORY.", d.prefix)
+	}
+}
+
 // rel is the part of a backup path below the destination, "." for itself; ok
 // is false when the path does not belong there.
 func (d destination) rel(p string) (rel string, ok bool) {
@@ -81,7 +94,7 @@ func (p *Plan) place(o Options) error {
 	}
 	for _, d := range p.destinations {
 		if err := checkDirectory(d.role(), d.dir); err != nil {
-			return err
+			return hint.Wrap(err, "%s", hint.Of(err)+d.otherwise())
 		}
 	}
 	if err := checkApart(p.destinations); err != nil {
@@ -156,7 +169,7 @@ func (p *Plan) describe(o Options) {
 	if !p.tree.settings {
 		p.Notes = append(p.Notes, "the backup has no postgresql.conf: the cluster kept it outside of its data directory, as Debian's do; the server has to be started with its own")
 	}
-	if o.Target.Type != TargetLatest && o.Target.Type != TargetImmediate && o.Target.Action == "" {
+	if o.Target.Type != TargetLatest && o.Target.Action == "" {
 		p.Notes = append(p.Notes, "the server will pause at the target: look at the data, then call pg_wal_replay_resume() or restore again")
 	}
 }

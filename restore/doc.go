@@ -29,8 +29,8 @@
 //
 // Nothing is written before everything has been checked. What is written goes
 // through an [os.Root] of the target directory or of one approved tablespace
-// or link destination, always to a name that did not exist: a hostile
-// repository cannot lead a write elsewhere.
+// or link destination, and every file of the backup to a name that did not
+// exist: a hostile repository cannot lead a write elsewhere.
 //
 // global/pg_control gets its name when everything else is durable. A directory
 // without it does not start, so an interrupted restore cannot be mistaken for

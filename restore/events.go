@@ -86,10 +86,9 @@ func findStop(ctx context.Context, wal walReader, r reach, floor postgres.LSN, p
 			low = at + 1
 		}
 	}
-	// A record that crosses into a segment belongs to the one before it.
-	if low > r.First {
-		low--
-	}
+	// Where times do not ascend, the segment that looked too early may follow
+	// one that holds the record: begin before it.
+	low = max(low, r.First+2) - 2
 	var stop *postgres.WALEvent
 	_, err := wal.events(ctx, r, low, r.Next-1, func(e postgres.WALEvent) error {
 		if endsTransaction(e) && e.LSN >= floor && past(e.Time) {

@@ -1,13 +1,11 @@
 package restore
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
-	"syscall"
 
 	"github.com/pgbak/pgbak/repo"
 )
@@ -16,13 +14,10 @@ import (
 // that no name and no link leads out of it.
 type openPlace struct {
 	destination
-	root   *os.Root
-	anchor *os.File // the directory itself, open since before the first write
-	mode   fs.FileMode
-	owner  repo.File // whose owner the directory gets
-	made   bool
-	bulk   bool   // settled by one syncfs
-	device uint64 // of the file system
+	root  *os.Root
+	mode  fs.FileMode
+	owner repo.File // whose owner the directory gets
+	made  bool      // it was absent
 }
 
 // madeDir is a directory whose mode and owner are set when nothing is written
@@ -51,13 +46,6 @@ func (r *run) claim() error {
 			return fmt.Errorf("open the %s: %w", d.role(), err)
 		}
 		r.places = append(r.places, p)
-		if p.anchor, err = p.root.Open("."); err != nil {
-			return fmt.Errorf("open the %s: %w", d.role(), err)
-		}
-		p.bulk = bulkSync(p.anchor)
-		if p.device, err = deviceOf(p.anchor); err != nil {
-			return fmt.Errorf("look at the %s: %w", d.role(), err)
-		}
 		if err := checkEmpty(d.role(), d.dir); err != nil {
 			return err
 		}
@@ -65,24 +53,9 @@ func (r *run) claim() error {
 	return nil
 }
 
-func deviceOf(f *os.File) (uint64, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, errors.ErrUnsupported
-	}
-	return uint64(stat.Dev), nil
-}
-
 // closePlaces releases the destinations.
 func (r *run) closePlaces() {
 	for _, p := range r.places {
-		if p.anchor != nil {
-			_ = p.anchor.Close()
-		}
 		_ = p.root.Close()
 	}
 }

@@ -2,9 +2,11 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -103,6 +105,8 @@ func (r *run) incomplete(step string, err error) error {
 		r.plan.TargetDir)
 	if more := hint.Of(err); more != "" {
 		advice = more + " " + advice
+	} else if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		advice = "the disk, or the quota, that it is written to is full. " + advice
 	}
 	return hint.Wrap(fmt.Errorf("%w: backup %s to %s failed while %s: %w", ErrIncomplete, r.plan.Backup.Label, r.plan.TargetDir, step, err), "%s", advice)
 }

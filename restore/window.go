@@ -68,5 +68,5 @@ type Window struct {
 // Moment is a position and, where known, its time.
 type Moment struct {
 	LSN  postgres.LSN `json:"lsn"`
-	Time *time.Time      `json:"time,omitempty"`
+	Time *time.Time   `json:"time,omitempty"`
 }
