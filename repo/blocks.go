@@ -184,8 +184,8 @@ func (b *blockReader) next() (typ byte, plain []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	body := make([]byte, stored)
-	if _, err := io.ReadFull(b.r, body); err != nil {
+	body, err := b.body(stored)
+	if err != nil {
 		return 0, nil, b.cut(err)
 	}
 	typ, plain, err = openBlock(b.s, b.key, b.n, head, body, b.dec)
@@ -197,6 +197,23 @@ func (b *blockReader) next() (typ byte, plain []byte, err error) {
 	}
 	b.n++
 	return typ, plain, nil
+}
+
+// ordinaryBlock holds most blocks. What claims to be larger is given room as it
+// comes, so that a hostile length costs nothing.
+const ordinaryBlock = 1 << 20
+
+func (b *blockReader) body(n int) ([]byte, error) {
+	if n <= ordinaryBlock {
+		body := make([]byte, n)
+		_, err := io.ReadFull(b.r, body)
+		return body, err
+	}
+	body, err := io.ReadAll(io.LimitReader(b.r, int64(n)))
+	if err == nil && len(body) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return body, err
 }
 
 func (b *blockReader) finish(plain []byte) error {

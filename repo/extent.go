@@ -142,11 +142,7 @@ func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *
 	key := first.pack.key()
 	w := b.data.worker()
 	defer b.data.release(w)
-	n := int(last.end() - first.offset)
-	if cap(w.stored) < n {
-		w.stored = make([]byte, n)
-	}
-	stored := w.stored[:n]
+	stored := w.room(int(last.end() - first.offset))
 	if err := storage.ReadFull(ctx, b.stanza.repo.store, key, int64(first.offset), stored); err != nil {
 		return fmt.Errorf("content of %s: %w", path, b.stanza.repo.lost(key, err))
 	}
@@ -158,6 +154,26 @@ func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *
 			return fmt.Errorf("content of %s: %w", path, err)
 		}
 		*dst = (*dst)[p.length:]
+	}
+	return nil
+}
+
+// checkFrame reads a frame and verifies its seal. It does not decompress: what
+// was sealed is what was compressed.
+func (b *Backup) checkFrame(ctx context.Context, ref frameRef) error {
+	w := b.data.worker()
+	defer b.data.release(w)
+	stored := w.room(int(ref.stored))
+	key := ref.pack.key()
+	if err := storage.ReadFull(ctx, b.stanza.repo.store, key, int64(ref.offset), stored); err != nil {
+		return b.stanza.repo.lost(key, err)
+	}
+	s, err := b.data.sealer(ref.pack.op)
+	if err != nil {
+		return err
+	}
+	if _, err := s.open(stored, ref.number(), ref.context()); err != nil {
+		return damaged(key, fmt.Sprintf("frame %d", ref.ordinal), err)
 	}
 	return nil
 }
@@ -200,6 +216,14 @@ type frameWorker struct {
 	stored []byte
 	plain  []byte
 	filled frameRef // whose content is in plain
+}
+
+// room gives a buffer of n bytes for what is read of a pack.
+func (w *frameWorker) room(n int) []byte {
+	if cap(w.stored) < n {
+		w.stored = make([]byte, n)
+	}
+	return w.stored[:n]
 }
 
 func (d *dataKeys) worker() *frameWorker {

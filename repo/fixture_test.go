@@ -342,7 +342,7 @@ func buildFixture(ctx context.Context, st storage.Store, o Options) (*Stanza, er
 		}
 		labels = append(labels, h.Label)
 	}
-	r.o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel}
+	r.o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel, true}
 	wal := fixtureWAL()
 	for _, name := range sortedKeys(wal) {
 		f, err := postgres.ParseWALFile(name, fixtureSegment)

@@ -78,7 +78,7 @@ func TestHostileFootersAreRefused(t *testing.T) {
 		{"a frame larger than any", func(f *footer, _ []byte) []byte { f.frames[0].ref.raw = maxFrame + 1; return nil }, "length"},
 		{"a frame without content", func(f *footer, _ []byte) []byte { f.frames[0].ref.raw = 0; return nil }, "out of bounds"},
 		{"bytes behind the last frame", func(_ *footer, b []byte) []byte { return append(b, 0) }, "1 bytes too many"},
-		{"a cut", func(_ *footer, b []byte) []byte { return b[:len(b)-1] }, "past the end"},
+		{"a cut", func(_ *footer, b []byte) []byte { return b[:len(b)-1] }, "2 pages in 1 bytes"},
 		{"paths that blow up", func(*footer, []byte) []byte {
 			var w wireWriter
 			w.uvarint(testPage)

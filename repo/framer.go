@@ -13,6 +13,23 @@ type Framer struct {
 	enc   codec.Encoder
 	codec codec.ID
 	ids   *contentHasher
+	whole frameRef // the frame that was read back last: members of a bundle follow each other
+}
+
+// readable tells that a frame of the parent is still what was written. Where
+// reads are cheap it is read back: a backup must not rest on a pack that has
+// decayed meanwhile. Elsewhere its footer was read, and verify does the rest.
+func (f *Framer) readable(ctx context.Context, parent *ParentFile, ref frameRef) bool {
+	b := parent.parent.backup
+	if !b.stanza.repo.store.Properties().CheapReads || f.whole == ref {
+		return true
+	}
+	if err := b.checkFrame(ctx, ref); err != nil {
+		parent.parent.note(fmt.Errorf("content of %s: %w", parent.file.Path, err))
+		return false
+	}
+	f.whole = ref
+	return true
 }
 
 // Window is up to PagesPerFrame consecutive pages of a file, ready for
@@ -75,7 +92,7 @@ func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int
 	w := Window{raw: len(raw), pages: uint32(pageCount(int64(len(raw)), pageSize))}
 	id := f.ids.sum(raw)
 	if parent != nil {
-		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == len(raw) {
+		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == len(raw) && f.readable(ctx, parent, ref) {
 			w.reused, w.ref = true, ref
 			return out, w, nil
 		}
@@ -102,7 +119,8 @@ func (s Small) Reused() bool { return s.reused }
 func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *ParentFile) Small {
 	s := Small{member: member{path: path, length: uint32(len(raw)), id: f.ids.sum(raw)}}
 	if parent != nil {
-		if ref, offset, old, ok := parent.member(ctx); ok && old == s.member.id && parent.file.Size == int64(len(raw)) {
+		ref, offset, old, ok := parent.member(ctx)
+		if ok && old == s.member.id && parent.file.Size == int64(len(raw)) && f.readable(ctx, parent, ref) {
 			s.reused, s.ref, s.offset = true, ref, offset
 		}
 	}

@@ -119,6 +119,7 @@ func (m *mapWriter) openObject() error {
 		return err
 	}
 	m.buf.Reset()
+	m.buf.Grow(mapObjectTarget + 2*mapBlockTarget) // doubling would end at twice as much, for good
 	m.buf.Write(objectHeader(mapMagic, m.op, m.repo.keys != nil))
 	m.w, err = newBlockWriter(&m.buf, s, key)
 	return err

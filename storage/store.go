@@ -90,4 +90,7 @@ type Properties struct {
 	Location string
 	// ConditionalPut tells that PutOptions.IfAbsent holds under a race.
 	ConditionalPut bool
+	// CheapReads tells that many small reads cost neither money nor round trips,
+	// as on a local disk: then content is read back before it is relied upon.
+	CheapReads bool
 }

@@ -159,7 +159,7 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 
 // Properties implements [storage.Store].
 func (s *Store) Properties() storage.Properties {
-	return storage.Properties{Location: "memory", ConditionalPut: true}
+	return storage.Properties{Location: "memory", ConditionalPut: true, CheapReads: true}
 }
 
 func check(ctx context.Context, key string) error {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -283,7 +284,8 @@ func syncDirectory(dir *os.File, sync func(*os.File) error) error {
 // noSpace adds ErrNoSpace to the error of a full file system or quota.
 func noSpace(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w: %w", storage.ErrNoSpace, err)
+		return hint.Wrap(fmt.Errorf("%w: %w", storage.ErrNoSpace, err),
+			"make room on the file system of the repository; what is stored there already is not harmed.")
 	}
 	return err
 }

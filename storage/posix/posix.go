@@ -136,7 +136,7 @@ func (s *Store) Close() error { return s.root.Close() }
 // Properties implements [storage.Store]; link(2) is what makes a Put
 // conditional.
 func (s *Store) Properties() storage.Properties {
-	return storage.Properties{Location: s.location, ConditionalPut: true}
+	return storage.Properties{Location: s.location, ConditionalPut: true, CheapReads: true}
 }
 
 // Stat implements [storage.Store].

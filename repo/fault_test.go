@@ -1,0 +1,254 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/faulty"
+	"github.com/pgbak/pgbak/storage/mem"
+)
+
+// faultVariants are the ways in which the n-th operation fails.
+var faultVariants = []struct {
+	title string
+	make  func(st storage.Store, n int) *faulty.Store
+}{
+	{"fails without effect", faulty.FailNth},
+	{"has its effect, but the answer is lost", faulty.FailNthAfter},
+	{"is the last that works", faulty.CrashAfter},
+}
+
+// eachFault runs program on a copy of base once for every operation that it
+// has, failing that one, and then law on what the store holds.
+func eachFault(t *testing.T, base *mem.Store, program func(st storage.Store) error, law func(t *testing.T, st *mem.Store, failed error)) {
+	for _, v := range faultVariants {
+		t.Run("an operation "+v.title, func(t *testing.T) {
+			n := 1
+			for ; ; n++ {
+				inner := base.Clone()
+				st := v.make(inner, n)
+				err := program(st)
+				if len(st.Trace()) < n { // all were tried
+					if err != nil {
+						t.Fatal(err)
+					}
+					break
+				}
+				if !st.Fired() { // it failed by itself, as a look for what is absent does
+					continue
+				}
+				if err != nil && !errors.Is(err, faulty.ErrInjected) {
+					t.Errorf("operation %d (%s): another error: %v", n, st.Trace()[n-1], err)
+				}
+				t.Run(fmt.Sprintf("number %d", n), func(t *testing.T) { law(t, inner, err) })
+			}
+			t.Logf("%d operations", n-1)
+			if n < 3 {
+				t.Errorf("only %d operations were tried", n-1)
+			}
+		})
+	}
+}
+
+func stanzaOn(ctx context.Context, st storage.Store) (*Stanza, error) {
+	r, err := Create(ctx, st, Options{Clock: testClock()})
+	if err != nil {
+		return nil, err
+	}
+	return r.CreateStanza(ctx, "main", testIdentity())
+}
+
+func TestCreatingARepositoryUnderFaults(t *testing.T) {
+	ctx := context.Background()
+	eachRepository(t, func(t *testing.T, passphrase string) {
+		create := func(st storage.Store) error {
+			o := fixtureOptions(passphrase)
+			o.Random = nil // every run is another one
+			r, err := Create(ctx, st, o)
+			if err != nil {
+				return err
+			}
+			_, err = r.CreateStanza(ctx, "main", testIdentity())
+			return err
+		}
+		eachFault(t, mem.New(), create, func(t *testing.T, st *mem.Store, _ error) {
+			if err := create(st); err != nil {
+				t.Errorf("the next run: %v", err)
+			}
+			if passphrase == "" {
+				makeTree(1).store(t, testRepositoryAgain(t, st))
+			}
+		})
+	})
+}
+
+func testRepositoryAgain(t *testing.T, st storage.Store) *Stanza {
+	t.Helper()
+	s, err := stanzaOn(context.Background(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestPuttingWALUnderFaults(t *testing.T) {
+	ctx := context.Background()
+	base := mem.New()
+	walStanza(t, base, "")
+	content := rows(fixtureSegment, 1)
+	f := mustWAL(t, "000000010000000000000001")
+	put := func(st storage.Store) error {
+		r, err := Open(ctx, st, Options{Clock: testClock()})
+		if err != nil {
+			return err
+		}
+		s, err := r.Stanza(ctx, "main")
+		if err == nil {
+			_, err = s.PutWAL(ctx, s.Current(), f, storage.Bytes(content))
+		}
+		return err
+	}
+	again := func(st storage.Store) error { return errFirst(put(st), put(st)) } // the second time it compares
+	law := func(t *testing.T, st *mem.Store, failed error) {
+		s := walStanza(t, st, "")
+		there, err := s.HasWAL(ctx, s.Current(), f)
+		if err != nil || failed == nil && !there {
+			t.Errorf("there %v, %v after %v", there, err, failed)
+		}
+		if there {
+			if got, err := readWAL(ctx, s, s.Current(), "000000010000000000000001"); err != nil || string(got) != string(content) {
+				t.Errorf("what is there: %v", err)
+			}
+		}
+		if err := put(st); err != nil {
+			t.Errorf("the next run: %v", err)
+		}
+	}
+	eachFault(t, base, put, law)
+	eachFault(t, base, again, law)
+}
+
+// TestBackupUnderFaults: whatever fails, every listed backup reads right, a
+// failed commit is invisible or whole, and the next run succeeds.
+func TestBackupUnderFaults(t *testing.T) {
+	for _, test := range []struct {
+		title  string
+		before int // backups that are there
+		tree   testTree
+	}{
+		{"the first full", 0, makeTree(1)},
+		{"a second full of the same content", 1, makeTree(1)},
+		{"a third full of other content", 2, makeTree(2)},
+	} {
+		t.Run(test.title, func(t *testing.T) {
+			base := mem.New()
+			s := testRepository(t, base, "")
+			known := map[Label]testTree{}
+			for range test.before {
+				known[makeTree(1).store(t, s).Label] = makeTree(1)
+			}
+			eachFault(t, base, func(st storage.Store) error { return runBackup(st, test.tree) }, func(t *testing.T, st *mem.Store, failed error) {
+				afterFault(t, st, known, test.tree, failed)
+			})
+		})
+	}
+}
+
+func runBackup(st storage.Store, tree testTree) error {
+	ctx := context.Background()
+	r, err := Open(ctx, st, Options{Clock: testClock()})
+	if err != nil {
+		return err
+	}
+	s, err := r.Stanza(ctx, "main")
+	if err != nil {
+		return err
+	}
+	w, err := s.BeginBackup(ctx, s.Current(), BeginOptions{Type: Full, PageSize: testPage, Uploads: 2})
+	if err != nil {
+		return err
+	}
+	if err := tree.write(ctx, w); err != nil {
+		w.Abort()
+		return err
+	}
+	_, err = w.Commit(BackupHeader{Timeline: 1})
+	return err
+}
+
+func afterFault(t *testing.T, st *mem.Store, known map[Label]testTree, tree testTree, failed error) {
+	t.Helper()
+	s := testRepositoryAgain(t, st)
+	count := allReadRight(t, s, known, tree)
+	if failed == nil && count != len(known)+1 {
+		t.Errorf("success, but %d backups", count)
+	}
+	if errors.Is(failed, ErrPinLeft) && count != len(known)+1 {
+		t.Errorf("%d backups after %v", count, failed)
+	}
+	if err := runBackup(st, tree); err != nil {
+		t.Fatalf("the next run: %v", err)
+	}
+	if again := allReadRight(t, s, known, tree); again != count+1 {
+		t.Errorf("%d backups after the next run, %d before", again, count)
+	}
+}
+
+// allReadRight reads every listed backup: the known ones hold what they did,
+// all others the tree.
+func allReadRight(t *testing.T, s *Stanza, known map[Label]testTree, tree testTree) int {
+	t.Helper()
+	c, err := s.Catalog(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range c.Backups {
+		want, ok := known[b.Label]
+		if !ok {
+			want = tree
+		}
+		if err := errFirst(b.Err, checkBackup(s, b.Label, want)); err != nil {
+			t.Errorf("backup %s: %v", b.Label, err)
+		}
+	}
+	return len(c.Backups)
+}
+
+// TestTornPutIsNoticed: no store may tear, but readers would see it.
+func TestTornPutIsNoticed(t *testing.T) {
+	for n := 1; ; n++ {
+		base := mem.New()
+		testRepository(t, base, "")
+		st := faulty.Tear(base, n)
+		err := runBackup(st, makeTree(1))
+		if !st.Fired() {
+			if n < 4 {
+				t.Errorf("only %d puts were tried", n-1)
+			}
+			return
+		}
+		if err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				t.Errorf("put %d: %v", n, err)
+			}
+			continue
+		}
+		s := testRepositoryAgain(t, base)
+		labels := s.labelsThere(t)
+		if err := checkBackup(s, labels[0], makeTree(1)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("put %d was torn: %v", n, err)
+		}
+	}
+}
+
+func (s *Stanza) labelsThere(t *testing.T) (labels []Label) {
+	t.Helper()
+	_, labels, err := s.backups(context.Background())
+	if err != nil || len(labels) == 0 {
+		t.Fatalf("labels %v, %v", labels, err)
+	}
+	return labels
+}
