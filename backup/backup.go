@@ -28,6 +28,7 @@ type run struct {
 	header   repo.BackupHeader
 	warnings []string
 	pages    *pageErrors
+	walker   *walker
 }
 
 // Run takes a backup. On any error, and when ctx ends, there is no backup: the
@@ -50,6 +51,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		{"copy", r.copy},
 		{"stop", r.stop},
 		{"wait for WAL", r.waitForWAL},
+		{"prove WAL", r.proveWAL},
 		{"commit", r.commit},
 	}
 	for _, s := range steps {
@@ -101,6 +103,10 @@ func (r *run) checkCluster(ctx context.Context) error {
 	_, control, err := readControl(ctx, r.o.PGData)
 	if err != nil {
 		return err
+	}
+	if control.State != postgres.ControlInProduction {
+		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not in production", r.o.PGData, control.State),
+			"pgdata must be the data directory of the primary that connection leads to.")
 	}
 	if control.SystemID != r.identity.SystemID {
 		return hint.Wrap(fmt.Errorf("%s: %w: its system identifier is %d, stanza %s belongs to %s", r.o.PGData,
@@ -184,8 +190,9 @@ func (r *run) copy(ctx context.Context) error {
 	}
 	c := newCopier(r.o, r.writer, r.control)
 	r.pages = &c.errors
-	w := &walker{root: root, owners: newOwners(), warn: r.warn, exclude: excluder{user: r.o.Exclude},
+	w := &walker{root: root, owners: newOwners(), warn: r.warn, exclude: excluder{user: r.o.Exclude}, tablespaces: map[string]bool{},
 		version: fmt.Sprintf("PG_%d_%d", r.control.Major, r.control.CatalogVersion)}
+	r.walker = w
 	g, ctx := errgroup.WithContext(ctx)
 	copied := make(chan struct{})
 	g.Go(func() error {
@@ -224,8 +231,14 @@ func (r *run) stop(ctx context.Context) error {
 	if parsed.SystemID != r.identity.SystemID || parsed.Timeline != r.header.Timeline {
 		return fmt.Errorf("%s became another cluster or timeline during the backup", r.o.PGData)
 	}
+	if err := r.checkTablespaces(ctx); err != nil {
+		return err
+	}
 	result, err := r.conn.StopBackup(ctx)
 	if err != nil {
+		return err
+	}
+	if err := r.checkLabel(result); err != nil {
 		return err
 	}
 	after, err := r.conn.Info(ctx)
@@ -254,25 +267,6 @@ func (r *run) stop(ctx context.Context) error {
 func (r *run) walName(lsn postgres.LSN) string {
 	f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.header.Timeline, Segment: lsn.Segment(r.identity.SegmentSize)}
 	return f.Name(r.identity.SegmentSize)
-}
-
-// waitForWAL waits for every segment that recovery of this backup needs.
-func (r *run) waitForWAL(ctx context.Context) error {
-	files := walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
-	if err := r.waitFor(ctx, files); err != nil {
-		return fmt.Errorf("after the copy: %w", err)
-	}
-	return nil
-}
-
-func (r *run) waitFor(ctx context.Context, files []postgres.WALFile) error {
-	return readiness.WaitForWAL(ctx, r.o.Stanza, r.identity, files, readiness.WaitOptions{
-		Timeout: r.o.ArchiveTimeout, Clock: r.o.Clock,
-		Archiver: func(ctx context.Context) (string, error) {
-			s, err := r.conn.ArchiverStatus(ctx)
-			return s.String(), err
-		},
-	})
 }
 
 // commit puts the manifest: the backup exists from here on.

@@ -213,7 +213,11 @@ func (p *pageErrors) add(path string, block uint32) {
 func (p *pageErrors) warnings() []string {
 	var out []string
 	for _, f := range p.files {
-		out = append(out, fmt.Sprintf("file %s: checksum of %d pages is wrong, first block %d", f.Path, len(f.Blocks), f.Blocks[0]))
+		count := fmt.Sprint(len(f.Blocks))
+		if f.Truncated {
+			count = "more than " + count
+		}
+		out = append(out, fmt.Sprintf("file %s: checksum of %s pages is wrong, first block %d", f.Path, count, f.Blocks[0]))
 	}
 	return out
 }

@@ -21,6 +21,8 @@ type walker struct {
 	owners  owners
 	warn    func(format string, args ...any)
 	emit    func(item) error
+	// tablespaces are those whose directory of this cluster was met, by OID.
+	tablespaces map[string]bool
 }
 
 // item is a path that the walk met.
@@ -87,6 +89,7 @@ func (w *walker) entry(ctx context.Context, path, name string) error {
 		return w.emit(it)
 	case info.IsDir():
 		it.file.Type = repo.TypeDir
+		w.meet(path)
 		if err := w.emit(it); err != nil {
 			return err
 		}
@@ -109,6 +112,9 @@ func (w *walker) describe(path string, info fs.FileInfo) repo.File {
 func (w *walker) link(ctx context.Context, it item) error {
 	path := it.file.Path
 	target, err := os.Readlink(it.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // of a tablespace that was dropped just now
+	}
 	if err != nil {
 		return fmt.Errorf("read link %s: %w", path, err)
 	}
@@ -117,13 +123,18 @@ func (w *walker) link(ctx context.Context, it item) error {
 	}
 	info, err := os.Stat(it.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		w.warn("link %s is left out: its destination %s does not exist", path, target)
-		return nil
+		if _, err := os.Lstat(it.name); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return w.dangling(it, target)
 	}
 	if err != nil {
 		return fmt.Errorf("follow link %s: %w", path, err)
 	}
 	if err := w.checkLink(path, target); err != nil {
+		if _, gone := os.Lstat(it.name); errors.Is(gone, fs.ErrNotExist) {
+			return nil
+		}
 		return err
 	}
 	if info.Mode().IsRegular() {
@@ -141,6 +152,25 @@ func (w *walker) link(ctx context.Context, it item) error {
 		return err
 	}
 	return w.dir(ctx, path, it.name)
+}
+
+// meet remembers that a tablespace's own directory is there.
+func (w *walker) meet(path string) {
+	if oid, version, ok := strings.Cut(strings.TrimPrefix(path, "pg_tblspc/"), "/"); ok && version == w.version {
+		w.tablespaces[oid] = true
+	}
+}
+
+// dangling decides about a link whose destination is not there. Its content
+// would be missing from the backup, so only pg_wal, whose content is left out
+// anyway, may lead nowhere as seen from here.
+func (w *walker) dangling(it item, target string) error {
+	if it.file.Path == "pg_wal" {
+		it.file.Type, it.file.LinkTarget, it.file.Mode = repo.TypeLink, target, 0o700
+		return w.emit(it)
+	}
+	return hint.Wrap(fmt.Errorf("link %s leads to %s, which does not exist here", it.file.Path, target),
+		"run the backup where every volume of the cluster is mounted; a link that nothing needs can be removed or left out with --exclude.")
 }
 
 // checkLink refuses links that a restore could not make again.

@@ -103,7 +103,7 @@ func (tree testTree) write(ctx context.Context, w *BackupWriter) error {
 		if f.data == nil {
 			file.Type, file.Mode = TypeDir, 0o700
 		}
-		small := f.data != nil && len(f.data) > 0 && len(f.data) < 16*testPage
+		small := len(f.data) > 0 && len(f.data) < 16*testPage
 		if !small || len(raw)+len(f.data) > 16*testPage {
 			if err := flush(); err != nil {
 				return err

@@ -158,26 +158,6 @@ func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *
 	return nil
 }
 
-// checkFrame reads a frame and verifies its seal. It does not decompress: what
-// was sealed is what was compressed.
-func (b *Backup) checkFrame(ctx context.Context, ref frameRef) error {
-	w := b.data.worker()
-	defer b.data.release(w)
-	stored := w.room(int(ref.stored))
-	key := ref.pack.key()
-	if err := storage.ReadFull(ctx, b.stanza.repo.store, key, int64(ref.offset), stored); err != nil {
-		return b.stanza.repo.lost(key, err)
-	}
-	s, err := b.data.sealer(ref.pack.op)
-	if err != nil {
-		return err
-	}
-	if _, err := s.open(stored, ref.number(), ref.context()); err != nil {
-		return damaged(key, fmt.Sprintf("frame %d", ref.ordinal), err)
-	}
-	return nil
-}
-
 // readPart opens one frame, unless it is the one opened last, and copies the
 // part's bytes to out.
 func (b *Backup) readPart(w *frameWorker, p part, sealed, out []byte) error {

@@ -1,8 +1,6 @@
 package repo
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -38,10 +36,6 @@ type packID struct {
 }
 
 func (p packID) key() string { return packKey(p.op, p.number) }
-
-func comparePackIDs(a, b packID) int {
-	return cmp.Or(bytes.Compare(a.op[:], b.op[:]), cmp.Compare(a.number, b.number))
-}
 
 // frameRef is where a frame is and what is needed to open it. Pack and
 // ordinal are its identity, which its seal covers; offset is merely its place.

@@ -13,7 +13,7 @@ type Framer struct {
 	enc   codec.Encoder
 	codec codec.ID
 	ids   *contentHasher
-	whole frameRef // the frame that was read back last: members of a bundle follow each other
+	back  readBack
 }
 
 // readable tells that a frame of the parent is still what was written. Where
@@ -21,14 +21,13 @@ type Framer struct {
 // decayed meanwhile. Elsewhere its footer was read, and verify does the rest.
 func (f *Framer) readable(ctx context.Context, parent *ParentFile, ref frameRef) bool {
 	b := parent.parent.backup
-	if !b.stanza.repo.store.Properties().CheapReads || f.whole == ref {
+	if !b.stanza.repo.store.Properties().CheapReads {
 		return true
 	}
-	if err := b.checkFrame(ctx, ref); err != nil {
+	if err := f.back.check(ctx, b, ref); err != nil {
 		parent.parent.note(fmt.Errorf("content of %s: %w", parent.file.Path, err))
 		return false
 	}
-	f.whole = ref
 	return true
 }
 

@@ -20,6 +20,11 @@ const (
 	stanzasPrefix = "stanzas/"
 )
 
+// contentPrefixes are where everything but the configuration and the keys is.
+func contentPrefixes() []string {
+	return []string{stanzasPrefix, "backups/", "wal/", "packs/", "maps/", "tombs/"}
+}
+
 func pinKey(op ulid.ULID) string            { return pinsPrefix + op.String() }
 func packKey(op ulid.ULID, n uint32) string { return fmt.Sprintf("packs/%s/%08x", op, n) }
 func mapKey(op ulid.ULID, n uint32) string  { return fmt.Sprintf("maps/%s/%08x", op, n) }

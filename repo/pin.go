@@ -29,26 +29,39 @@ type Pin struct {
 	WrappedKey []byte    `json:"wrapped-key,omitempty"`
 }
 
-// Pins lists the operations under way or left behind in the stanza.
+// Pins lists the operations under way or left behind in the stanza. With
+// ErrDamaged it gives those that can be read.
 func (s *Stanza) Pins(ctx context.Context) ([]Pin, error) {
-	var pins []Pin
+	pins, damage, err := s.pins(ctx)
+	if err == nil {
+		err = damage
+	}
+	return pins, err
+}
+
+// pins lists what can be read, and the damage of what cannot.
+func (s *Stanza) pins(ctx context.Context) (pins []Pin, damage, err error) {
 	for obj, err := range s.repo.store.List(ctx, pinsPrefix) {
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
+			return nil, nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
 		}
 		var p Pin
 		err := getDocument(ctx, s.repo.store, obj.Key, pinFormat, &p)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // its operation has just ended
 		}
+		if errors.Is(err, ErrDamaged) {
+			damage = errors.Join(damage, err)
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if p.Stanza == s.name {
 			pins = append(pins, p)
 		}
 	}
-	return pins, nil
+	return pins, damage, nil
 }
 
 // claimLabel puts the pin and makes sure that no other pin has the same label,
@@ -61,7 +74,9 @@ func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ Backu
 		if err := putDocument(ctx, s.repo.store, pinKey(op), pinFormat, p, storage.PutOptions{}); err != nil {
 			return fmt.Errorf("pin operation: %w", err)
 		}
-		pins, err := s.Pins(ctx)
+		// A damaged pin of whatever stanza must not stop every backup: should it
+		// have our label, the manifest's put-if-absent still decides.
+		pins, _, err := s.pins(ctx)
 		if err != nil {
 			return err
 		}

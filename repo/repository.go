@@ -85,6 +85,9 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 	if !errors.Is(err, ErrNotInitialized) {
 		return nil, err
 	}
+	if err := refuseRemains(ctx, st); err != nil {
+		return nil, err
+	}
 	id, err := ulid.New(ulid.Timestamp(o.Clock()), o.Random)
 	if err != nil {
 		return nil, fmt.Errorf("make a repository id: %w", err)
@@ -103,6 +106,22 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 		return nil, fmt.Errorf("create repository: %w", err)
 	}
 	return Open(ctx, st, o)
+}
+
+// refuseRemains makes sure that no repository stands here that has only lost
+// its configuration: a new one over it would hide its keys and its backups.
+// Keys alone may be there, of an init that was interrupted.
+func refuseRemains(ctx context.Context, st storage.Store) error {
+	for _, prefix := range contentPrefixes() {
+		for obj, err := range st.List(ctx, prefix) {
+			if err != nil {
+				return fmt.Errorf("look for remains of a repository: %w", err)
+			}
+			return hint.Wrap(fmt.Errorf("%s has lost its %s, but %s is there: a new repository is not made over it", st.Properties().Location, configKey, obj.Key),
+				"bring the lost object back from a copy of the repository, or use an empty place.")
+		}
+	}
+	return nil
 }
 
 func createKeys(ctx context.Context, st storage.Store, c Config, id ulid.ULID, o Options) error {

@@ -121,14 +121,6 @@ func (s *Stanza) FindIdentity(systemID uint64, major int) (Identity, bool) {
 	return Identity{}, false
 }
 
-// identity gives the identity with the number.
-func (s *Stanza) identity(number int) (Identity, bool) {
-	if number < 1 || number > len(s.identities) {
-		return Identity{}, false
-	}
-	return s.identities[number-1], true
-}
-
 // AddIdentity records that the stanza's cluster has become another one, after
 // pg_upgrade or initdb. Old backups and WAL stay under the old identity.
 func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error) {

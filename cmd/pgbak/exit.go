@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/restore"
@@ -167,5 +168,6 @@ func isAny(err error, targets ...error) bool {
 
 // isServer tells whether the server, or the way to it, failed.
 func isServer(err error) bool {
-	return is[*serverError](err) || is[*pgconn.ConnectError](err) || is[*pgconn.PgError](err) || is[*pgconn.ParseConfigError](err)
+	return is[*serverError](err) || is[*pgconn.ConnectError](err) || is[*pgconn.PgError](err) || is[*pgconn.ParseConfigError](err) ||
+		errors.Is(err, server.ErrSessionLost)
 }

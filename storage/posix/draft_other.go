@@ -12,3 +12,5 @@ func openUnnamed(*os.File) (*os.File, error) { return nil, errNoUnnamed }
 func linkUnnamed(_, _ *os.File, _ string) error { return errNoUnnamed }
 
 func canLinkUnnamed() bool { return false }
+
+func unnamedIsDurable(*os.File) bool { return false }

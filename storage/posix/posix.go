@@ -87,7 +87,7 @@ func newStore(fd int, path string) *Store {
 		location: "file://" + path,
 		sync:     (*os.File).Sync,
 	}
-	s.named.Store(!canLinkUnnamed())
+	s.named.Store(!canLinkUnnamed() || !unnamedIsDurable(s.root))
 	return s
 }
 

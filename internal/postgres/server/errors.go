@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 
@@ -12,6 +14,10 @@ import (
 
 	"github.com/pgbak/pgbak/internal/hint"
 )
+
+// ErrSessionLost is wrapped by the error of a statement when the connection
+// broke under it or before it. A backup that the session had begun is void.
+var ErrSessionLost = errors.New("the session with the server is lost")
 
 // Codes of errors that a user can do something about; appendix A of
 // PostgreSQL's manual lists all.
@@ -73,10 +79,21 @@ func queryError(what string, err error) error {
 	if text := adviceFor(err); text != "" {
 		return hint.Wrap(wrapped, text)
 	}
-	if errors.Is(err, pgconn.ErrConnClosed) {
-		return hint.Wrap(wrapped, "the session with the server has ended, and a backup that it began with it: run the command again.")
+	if sessionLost(err) {
+		return hint.Wrap(fmt.Errorf("%s: %w: %w", what, ErrSessionLost, err),
+			"the session with the server has ended, and a backup that it began with it: look into the server's log for the reason, and run the command again.")
 	}
 	return wrapped
+}
+
+// sessionLost tells whether the connection failed, as against the statement or
+// the caller's patience.
+func sessionLost(err error) bool {
+	var network net.Error
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	return errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network)
 }
 
 // adviceFor is the hint for what the server answered, or "".

@@ -1,0 +1,150 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/postgres/server"
+	"github.com/pgbak/pgbak/internal/readiness"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// What is proved before a backup is called one.
+
+// checkTablespaces proves that the directory of every tablespace was copied
+// that was there from start to stop: seen from this host a location can be an
+// empty mount point, or the volume may not be mounted at all.
+func (r *run) checkTablespaces(ctx context.Context) error {
+	now, err := r.conn.Tablespaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range now {
+		atStart := slices.ContainsFunc(r.header.Tablespaces, func(s repo.Tablespace) bool { return s.OID == t.OID })
+		if atStart && !r.walker.tablespaces[fmt.Sprint(t.OID)] {
+			return hint.Wrap(fmt.Errorf("tablespace %s (pg_tblspc/%d, at %s) has no directory %s as seen from here", t.Name, t.OID, t.Location, r.walker.version),
+				"run the backup where every tablespace of the cluster is mounted at its location.")
+		}
+	}
+	return nil
+}
+
+// checkLabel compares what the server writes into backup_label with what it
+// said before: recovery will begin where the label says.
+func (r *run) checkLabel(result server.StopResult) error {
+	label, err := postgres.ParseBackupLabel([]byte(result.LabelFile))
+	if err != nil {
+		return fmt.Errorf("backup_label from the server: %w", err)
+	}
+	if label.Start != r.header.Start.LSN || label.Timeline != r.header.Timeline || result.LSN <= label.Start {
+		return fmt.Errorf("backup_label from the server starts at %s on timeline %d and the backup ends at %s, but it began at %s on timeline %d",
+			label.Start, label.Timeline, result.LSN, r.header.Start.LSN, r.header.Timeline)
+	}
+	return nil
+}
+
+// waitForWAL waits for every segment that recovery of this backup needs.
+func (r *run) waitForWAL(ctx context.Context) error {
+	files := walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
+	if err := r.waitFor(ctx, files); err != nil {
+		return fmt.Errorf("after the copy: %w", err)
+	}
+	return nil
+}
+
+func (r *run) waitFor(ctx context.Context, files []postgres.WALFile) error {
+	return readiness.WaitForWAL(ctx, r.o.Stanza, r.identity, files, readiness.WaitOptions{
+		Timeout: r.o.ArchiveTimeout, Clock: r.o.Clock,
+		Archiver: func(ctx context.Context) (string, error) {
+			s, err := r.conn.ArchiverStatus(ctx)
+			return s.String(), err
+		},
+	})
+}
+
+// maxScanned bounds the segments that are looked into record by record: the
+// scanner wants a segment as a whole.
+const maxScanned = 64 << 20
+
+// proveWAL reads the WAL that the backup needs back from the repository. That
+// a name is there proves little: the object can be torn, or another server
+// that is a copy of this one can have archived its own segment first. So the
+// records must form one chain from start to stop, and a segment that the
+// server still has must be the same.
+//
+// Where reads are not cheap, only the first and the last segment are read.
+func (r *run) proveWAL(ctx context.Context) error {
+	files := walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
+	if !r.o.Stanza.Repository().Store().Properties().CheapReads && len(files) > 2 {
+		files = []postgres.WALFile{files[0], files[len(files)-1]}
+	}
+	chained := r.identity.SegmentSize <= maxScanned && files[len(files)-1].Segment-files[0].Segment == uint64(len(files)-1)
+	scanner := postgres.NewWALScanner(r.identity.Major, r.identity.SegmentSize, r.control.WALBlockSize)
+	for _, f := range files {
+		data, err := r.readBack(ctx, f, chained)
+		if err != nil {
+			return err
+		}
+		if !chained {
+			continue
+		}
+		err = scanner.Scan(f.Start(r.identity.SegmentSize), f.Timeline, data, func(postgres.WALEvent) error { return nil })
+		if err != nil {
+			return r.unusableWAL(f, err)
+		}
+	}
+	if last := files[len(files)-1]; chained && scanner.End() < r.header.Stop.LSN {
+		return r.unusableWAL(last, fmt.Errorf("its records end at %s, before the end of the backup at %s", scanner.End(), r.header.Stop.LSN))
+	}
+	return nil
+}
+
+func (r *run) unusableWAL(f postgres.WALFile, err error) error {
+	return hint.Wrap(fmt.Errorf("WAL segment %s in the repository is not what this server wrote: %w", f.Name(r.identity.SegmentSize), err),
+		"another server that is a copy of this one may be archiving to stanza %s: look for it, stop its archiving, move the foreign segments away, and take the backup again.", r.o.Stanza.Name())
+}
+
+// readBack reads a segment from the repository, which verifies it, and compares
+// it with the server's own file as long as that is there. The content is given
+// only where it is wanted.
+func (r *run) readBack(ctx context.Context, f postgres.WALFile, wanted bool) ([]byte, error) {
+	in, err := r.o.Stanza.OpenWAL(ctx, r.identity, f)
+	if err != nil {
+		return nil, fmt.Errorf("read back WAL: %w", err)
+	}
+	defer in.Close()
+	if !wanted {
+		_, err := io.Copy(io.Discard, in)
+		return nil, err
+	}
+	data := bytes.NewBuffer(make([]byte, 0, r.identity.SegmentSize+bytes.MinRead))
+	if _, err := data.ReadFrom(io.LimitReader(in, r.identity.SegmentSize+1)); err != nil {
+		return nil, fmt.Errorf("read back WAL: %w", err)
+	}
+	name := filepath.Join(r.o.PGData, "pg_wal", f.Name(r.identity.SegmentSize))
+	own, err := os.ReadFile(name)
+	if err != nil {
+		return data.Bytes(), ignoreAbsent(err)
+	}
+	// The server may have recycled the file while it was read: then its name is gone.
+	if _, err := os.Stat(name); err == nil && !bytes.Equal(own, data.Bytes()) {
+		return nil, r.unusableWAL(f, errors.New("the server's own file has other content"))
+	}
+	return data.Bytes(), nil
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("compare with the server's WAL: %w", err)
+}

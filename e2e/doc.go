@@ -1,0 +1,23 @@
+// Package e2e tests the whole of pgbak: the real program, real PostgreSQL
+// servers of every supported major, real faults. It has tests only.
+//
+// A [host] is where most of them begin: a running cluster, a configuration and
+// a repository beside it. What they compare with does not come from pgbak:
+// sums of the committed rows that were taken at the moment itself
+// ([committed], [moment]), pg_verifybackup, amcheck and pg_dumpall.
+//
+//	job_test.go        the main job on every major, to every kind of target
+//	checksum_test.go   damaged pages, and pages that are only being written
+//	churn_test.go      files that come, grow and go during the copy
+//	operation_test.go  every storage operation fails once, or loses its answer
+//	kill_test.go       SIGKILL at every storage operation and at random moments
+//	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
+//	space_test.go      full disks
+//	refusal_test.go    what must be refused, and what the refusal says
+//
+// Every test proves that it met what it is about: that the fault fired, that
+// there was traffic during the copy, that content was shared.
+//
+// The tests need root only to mount small file systems; see package pgtest for
+// the servers.
+package e2e
