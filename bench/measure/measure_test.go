@@ -1,0 +1,101 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// measured measures a shell script.
+func measured(t *testing.T, script string) cost {
+	t.Helper()
+	c, err := measure([]string{"/bin/sh", "-c", script}, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestTimeIsMeasured(t *testing.T) {
+	c := measured(t, "sleep 0.3")
+	if c.wall < 300*time.Millisecond || c.wall > 10*time.Second {
+		t.Errorf("wall clock %v, want a little more than 0.3s", c.wall)
+	}
+	if cpu := c.user + c.system; cpu > 200*time.Millisecond {
+		t.Errorf("sleeping took %v of CPU", cpu)
+	}
+}
+
+func TestCPUOfDescendantsCounts(t *testing.T) {
+	const burn = "(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done) & (sleep 0.1) & wait"
+	if c := measured(t, burn); c.user+c.system < 20*time.Millisecond {
+		t.Errorf("%v of CPU, want that of the child too", c.user+c.system)
+	}
+}
+
+func TestStatusIsThatOfTheCommand(t *testing.T) {
+	for _, test := range []struct {
+		title, script string
+		want          int
+	}{
+		{"success", "exit 0", 0},
+		{"failure", "exit 7", 7},
+		{"a signal, as shells count", "kill -TERM $$", 143},
+	} {
+		t.Run(test.title, func(t *testing.T) {
+			if c := measured(t, test.script); c.status != test.want {
+				t.Errorf("status %d, want %d", c.status, test.want)
+			}
+		})
+	}
+}
+
+func TestMemoryOfSeveralProcessesIsSummed(t *testing.T) {
+	// tail keeps its last line in memory: 64 MiB each.
+	const hold = "(head -c 67108864 /dev/zero; sleep 0.5) | tail -n 1 | wc -c"
+	one := measured(t, hold)
+	two := measured(t, hold+" & "+hold+"; wait")
+	const mib = 1 << 20
+	if one.peak < 64*mib || one.peak > 110*mib {
+		t.Errorf("one process with 64 MiB: peak %d MiB", one.peak/mib)
+	}
+	if two.peak < 128*mib || !two.summed {
+		t.Errorf("two processes with 64 MiB each: peak %d MiB, summed %v", two.peak/mib, two.summed)
+	}
+}
+
+func TestMemoryOfOneProcessIsTheKernelsFigure(t *testing.T) {
+	c := measured(t, "exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null")
+	const mib = 1 << 20
+	if c.peak < 64*mib || c.peak > 110*mib || c.summed {
+		t.Errorf("one process with a buffer of 64 MiB: peak %d MiB, summed %v", c.peak/mib, c.summed)
+	}
+}
+
+func TestProcessThatIsGoneCountsNothing(t *testing.T) {
+	if s := resident(t.TempDir(), 1); s != (sample{}) {
+		t.Errorf("%+v for no process", s)
+	}
+}
+
+func TestRowIsWrittenAndErrorsLeaveNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "row")
+	if err := run(path, []string{"/nowhere/program"}); err == nil {
+		t.Error("a program that is not there was measured")
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("there is a line for a measurement that failed")
+	}
+	if err := run(path, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if words := strings.Split(strings.TrimSuffix(string(text), "\n"), "\t"); len(words) != 6 || words[0] != "3" {
+		t.Errorf("row %q, want six columns with status 3 first", text)
+	}
+}

@@ -1,0 +1,39 @@
+// Command report turns the raw results of bench/run.sh into the Markdown tables
+// of docs/BENCHMARKS.md: one per operation, medians over the rounds, and how
+// each tool compares with pgbak.
+//
+//	report -raw FILE -bytes SIZE-OF-THE-CLUSTER
+//
+// A line of FILE is tab-separated: round, tool, operation, wall clock s, user
+// CPU s, system CPU s, peak memory in bytes, "process" or "tree", bytes in the
+// repository afterwards, bytes that the operation added. What is wrong goes to
+// standard error, and then no table is printed.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+)
+
+func main() {
+	raw := flag.String("raw", "", "`FILE` with the raw results")
+	bytes := flag.Int64("bytes", 0, "`SIZE` of the cluster, for MB/s")
+	flag.Parse()
+	if err := report(*raw, *bytes); err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+	}
+}
+
+func report(path string, bytes int64) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	rows, err := parseRows(string(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	_, err = fmt.Print(tables(rows, bytes))
+	return err
+}

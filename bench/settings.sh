@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# Sourced by run.sh and profile.sh: where things are, and what the environment may change.
+#
+#   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 12 GB)
+#   PG_BIN           the programs of the PostgreSQL to use (default: the newest from 13 to 18 of the distribution)
+#   PGBACKREST       the pgBackRest to compare with (default: the one in PATH, or else the distribution's package is installed)
+#   RUNS             how often everything is measured (default 3)
+#   SCALE            size of the cluster, 100 (the default) is about 3 GB
+
+say() { printf 'bench: %s\n' "$*" >&2; }
+die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
+
+here=$root/bench
+# shellcheck source=scripts/apt.sh
+. "$root/scripts/apt.sh"
+base=${PGBAK_BENCH_DIR:-/var/tmp/pgbak-bench}
+data=$base/data
+sockets=$base
+runs=${RUNS:-3}
+scale=${SCALE:-100}
+cores=$(nproc)
+results=$here/results
+
+# find_postgres sets bin.
+find_postgres() {
+	local candidate major best=0
+	bin=${PG_BIN:-}
+	[ -z "$bin" ] || return 0
+	"$root/scripts/install-postgres.sh" --demo >&2
+	for candidate in /usr/lib/postgresql/*/bin; do
+		[ -x "$candidate/pgbench" ] && [ -x "$candidate/pg_verifybackup" ] || continue
+		major=$("$candidate/postgres" --version | sed -nE 's/^postgres \(PostgreSQL\) ([0-9]+).*/\1/p')
+		if [ "$major" -ge 13 ] && [ "$major" -le 18 ] && [ "$major" -gt "$best" ]; then
+			best=$major
+			bin=$candidate
+		fi
+	done
+	[ -n "$bin" ] || die "no PostgreSQL 13 to 18 is installed: name its programs in PG_BIN"
+}
+
+# make_base makes the directory for everything and gives it to the server's user.
+make_base() {
+	mkdir -p "$base/bin" "$results"
+	if [ "$(id -u)" -eq 0 ]; then chown postgres:postgres "$base"; fi
+	(as_server test -w .) || die "the server's user cannot write to $base: name another directory in PGBAK_BENCH_DIR"
+	[ ${#sockets} -le 85 ] || die "$base is too long a path for a Unix socket: name another directory in PGBAK_BENCH_DIR"
+}
