@@ -13,8 +13,6 @@ import (
 
 	"github.com/pgbak/pgbak/internal/crc32c"
 	"github.com/pgbak/pgbak/internal/postgres"
-	"github.com/pgbak/pgbak/repo/codec"
-	"github.com/pgbak/pgbak/storage"
 )
 
 // The fixture of this package's tests is one small repository that holds every
@@ -305,88 +303,6 @@ func (b *fixtureWriter) add(f fixtureFile) error {
 		return addDelta(b.ctx, b.w, b.framer, e, f.data, b.w.Parent().Find(b.ctx, f.path), 3, f.deltas...)
 	}
 	return writeBig(b.ctx, b.w, b.framer, e, f.data)
-}
-
-// fixtureWAL is the WAL of the fixture by file name.
-func fixtureWAL() map[string][]byte {
-	return map[string][]byte{
-		"000000010000000000000010":                 rows(fixtureSegment, 40),
-		"000000010000000000000011":                 append(rows(70<<10, 41), make([]byte, fixtureSegment-70<<10)...),
-		"000000010000000000000012.partial":         append(rows(9000, 42), make([]byte, fixtureSegment-9000)...),
-		"000000010000000000000010.00000028.backup": rows(300, 43),
-		"00000002.history":                         []byte("1\t0/1200000\tno recovery target specified\n"),
-		"000000020000000000000012":                 append(noise(2000, 44), make([]byte, fixtureSegment-2000)...),
-	}
-}
-
-// buildFixture writes the fixture into an empty store and gives its stanza. The
-// second backup compresses with s2, the third not at all. The second is tombed;
-// behind them stand a pin that was left behind and the stub that revokes it.
-func buildFixture(ctx context.Context, st storage.Store, o Options) (*Stanza, error) {
-	r, err := Create(ctx, st, o)
-	if err != nil {
-		return nil, err
-	}
-	id := testIdentity()
-	id.SegmentSize = fixtureSegment
-	s, err := r.CreateStanza(ctx, "main", id)
-	if err != nil {
-		return nil, err
-	}
-	var labels []Label
-	for n, c := range []codec.ID{codec.Zstd, codec.S2, codec.None} {
-		r.o.Compression = Compression{c, codec.DefaultZstdLevel, true}
-		h, err := writeFixtureBackup(ctx, s, n)
-		if err != nil {
-			return nil, err
-		}
-		labels = append(labels, h.Label)
-	}
-	r.o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel, true}
-	wal := fixtureWAL()
-	for _, name := range sortedKeys(wal) {
-		f, err := postgres.ParseWALFile(name, fixtureSegment)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(wal[name])); err != nil {
-			return nil, err
-		}
-	}
-	return s, buildRemains(ctx, s, labels[1])
-}
-
-// buildRemains writes what deletion leaves: a tomb, and a dead operation with its stub.
-func buildRemains(ctx context.Context, s *Stanza, tombed Label) error {
-	st := s.repo.store
-	if err := putDocument(ctx, st, tombKey(s.name, tombed), "pgbak-tomb", struct{}{}, storage.PutOptions{IfAbsent: true}); err != nil {
-		return err
-	}
-	w, err := s.BeginBackup(ctx, s.Current(), BeginOptions{Type: Full, PageSize: testPage})
-	if err != nil {
-		return err
-	}
-	w.Abort()
-	return putDocument(ctx, st, manifestKey(s.name, w.Label()), revokedFormat, struct{}{}, storage.PutOptions{IfAbsent: true})
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// fixtureOptions are those of a repository with or without a passphrase; the
-// names of operations come from a fixed seed.
-func fixtureOptions(passphrase string) Options {
-	o := Options{Clock: testClock(), Random: bytes.NewReader(noise(64<<10, 99))}
-	if passphrase != "" {
-		o.Passphrase = func() ([]byte, error) { return []byte(passphrase), nil }
-	}
-	return o
 }
 
 // walNames lists the WAL of a stanza by file name.
