@@ -14,6 +14,7 @@ import (
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
 )
 
 // run is a backup under way.
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	for _, s := range steps {
 		r.o.Log.Debug("backup step", "step", s.name, "elapsed", o.Clock().Sub(r.began))
 		if err := s.do(ctx); err != nil {
-			return Result{}, err
+			return Result{}, errors.Join(err, r.makeRoom(ctx, err))
 		}
 	}
 	return Result{Header: r.header, ReusedBytes: r.writer.Totals().ReusedBytes,
@@ -75,6 +76,23 @@ func (r *run) close() {
 		defer cancel()
 		_ = r.conn.Close(ctx)
 	}
+}
+
+// makeRoom takes back what this backup has stored when the repository is full:
+// WAL needs the room more. After other failures it is left to a collector.
+func (r *run) makeRoom(ctx context.Context, cause error) error {
+	if r.writer == nil || r.header.Operation != "" || !errors.Is(cause, storage.ErrNoSpace) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	err := r.writer.Discard(ctx)
+	r.writer = nil
+	if err != nil {
+		return fmt.Errorf("what the backup had stored could not be removed: %w", err)
+	}
+	r.o.Log.Info("the repository is full: what this backup had stored was removed")
+	return nil
 }
 
 func (r *run) warn(format string, args ...any) {
@@ -118,7 +136,11 @@ func (r *run) checkCluster(ctx context.Context) error {
 
 // begin names the backup and pins its parent.
 func (r *run) begin(ctx context.Context) (err error) {
-	r.writer, err = r.o.Stanza.BeginBackup(ctx, r.identity, repo.BeginOptions{Type: r.o.Type, PageSize: r.info.BlockSize, Uploads: 2})
+	uploads := 4
+	if r.o.Stanza.Repository().Store().Properties().CheapReads {
+		uploads = 1 // a local disk takes a pack faster than the next is filled
+	}
+	r.writer, err = r.o.Stanza.BeginBackup(ctx, r.identity, repo.BeginOptions{Type: r.o.Type, PageSize: r.info.BlockSize, Uploads: uploads})
 	if err != nil {
 		return err
 	}

@@ -7,9 +7,12 @@
 // ([committed], [moment]), pg_verifybackup, amcheck and pg_dumpall.
 //
 //	job_test.go        the main job on every major, to every kind of target
+//	restored_test.go   what is looked at in each cluster that came back
+//	proof_test.go      WAL and tablespaces that are not the server's
 //	checksum_test.go   damaged pages, and pages that are only being written
 //	churn_test.go      files that come, grow and go during the copy
 //	operation_test.go  every storage operation fails once, or loses its answer
+//	law_test.go        what must hold of the repository after every fault
 //	kill_test.go       SIGKILL at every storage operation and at random moments
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
 //	space_test.go      full disks
@@ -18,6 +21,6 @@
 // Every test proves that it met what it is about: that the fault fired, that
 // there was traffic during the copy, that content was shared.
 //
-// The tests need root only to mount small file systems; see package pgtest for
-// the servers.
+// Root is needed only to mount small file systems for space_test.go; see package
+// pgtest for the servers.
 package e2e

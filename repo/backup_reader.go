@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 
@@ -131,7 +132,7 @@ func (b *Backup) readHead(blocks *blockReader) error {
 			return damagedf(b.key, want.name, "block of type %q", typ)
 		}
 		if err := want.read(plain); err != nil {
-			return damaged(b.key, want.name, err)
+			return unreadable(b.key, want.name, err)
 		}
 	}
 	return nil
@@ -152,7 +153,18 @@ func (h *BackupHeader) check() error {
 	if _, err := ulid.ParseStrict(h.Operation); err != nil {
 		return fmt.Errorf("operation %q: %w", h.Operation, err)
 	}
+	if len(h.Features) > 0 {
+		return newerFormat("backup "+string(h.Label), "it needs the features "+strings.Join(h.Features, ", "))
+	}
 	return nil
+}
+
+// unreadable tells what a newer program wrote from what is damaged.
+func unreadable(key, what string, err error) error {
+	if errors.Is(err, ErrNewerFormat) {
+		return err
+	}
+	return damaged(key, what, err)
 }
 
 // checkIdentity proves that the manifest is the one that its key, label and

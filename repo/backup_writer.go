@@ -42,6 +42,7 @@ type BackupWriter struct {
 	bundles    map[frameRef]uint32
 	mapBlocks  map[mapBlockRef]uint32
 	totals     Totals
+	sent       bool // the manifest was sent: the backup may exist
 }
 
 // Totals are what a writer has counted so far.
@@ -275,6 +276,7 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 	if err != nil {
 		return h, err
 	}
+	w.sent = true
 	if err := w.putManifest(w.outer, h); err != nil {
 		return h, err
 	}
@@ -292,11 +294,36 @@ func (w *BackupWriter) failureOnly() error {
 	return w.uploads.Wait()
 }
 
-// Abort ends the writer without a backup. The pin stays: it tells a collector
-// what was left behind.
+// Abort ends the writer without a backup. What was stored stays, and so does
+// the pin, which tells a collector of it.
 func (w *BackupWriter) Abort() {
 	_ = w.uploads.Wait()
 	w.close()
+}
+
+// Discard is an Abort that also removes what the writer has stored, to give
+// room back to a full repository. It removes nothing once the manifest was
+// sent, since its answer may have been lost. The pin goes last: until then a
+// collector knows of what is left.
+func (w *BackupWriter) Discard(ctx context.Context) error {
+	w.Abort()
+	if w.sent {
+		return nil
+	}
+	store := w.stanza.repo.store
+	for _, prefix := range []string{packsPrefix(w.op), mapsPrefix(w.op)} {
+		var keys []string
+		for obj, err := range store.List(ctx, prefix) {
+			if err != nil {
+				return fmt.Errorf("list %s: %w", prefix, err)
+			}
+			keys = append(keys, obj.Key)
+		}
+		if err := store.Delete(ctx, keys...); err != nil {
+			return fmt.Errorf("discard %s: %w", prefix, err)
+		}
+	}
+	return store.Delete(ctx, pinKey(w.op))
 }
 
 func (w *BackupWriter) close() {

@@ -83,7 +83,7 @@ func (s *Stanza) backups(ctx context.Context) (out []BackupInfo, taken []Label, 
 		if errors.Is(info.Err, ErrRevoked) || errors.Is(info.Err, storage.ErrNotExist) {
 			continue
 		}
-		if info.Err != nil && !errors.Is(info.Err, ErrDamaged) {
+		if info.Err != nil && !errors.Is(info.Err, ErrDamaged) && !errors.Is(info.Err, ErrNewerFormat) {
 			return nil, nil, info.Err
 		}
 		out = append(out, info)
@@ -135,7 +135,7 @@ func (s *Stanza) readHeader(ctx context.Context, l Label) (BackupHeader, error) 
 		return b.header, damagedf(b.key, "header", "block of type %q", typ)
 	}
 	if err := b.readHeader(plain); err != nil {
-		return b.header, damaged(b.key, "header", err)
+		return b.header, unreadable(b.key, "header", err)
 	}
 	return b.header, b.checkIdentity(l, blocks.op)
 }

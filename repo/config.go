@@ -16,7 +16,10 @@ import (
 // reads format 1 for ever.
 const FormatVersion = 1
 
-const configFormat = "pgbak-repository"
+const (
+	configFormat   = "pgbak-repository"
+	featuresFormat = "pgbak-features"
+)
 
 // Config is the repository's description of itself: pgbak-repository.json,
 // put once by init and never changed.
@@ -60,7 +63,27 @@ func readConfig(ctx context.Context, st storage.Store) (c Config, digest string,
 	if err != nil {
 		return c, "", err
 	}
+	added, err := readAddedFeatures(ctx, st)
+	if err != nil {
+		return c, "", err
+	}
+	c.Features = c.Features.and(added)
 	return c, digest, c.check(st.Properties().Location)
+}
+
+// readAddedFeatures reads the one object that may change: the features that a
+// newer program has added since init. This version never writes it.
+func readAddedFeatures(ctx context.Context, st storage.Store) (Features, error) {
+	var added Features
+	err := getDocument(ctx, st, featuresKey, featuresFormat, &added)
+	if errors.Is(err, storage.ErrNotExist) {
+		return Features{}, nil
+	}
+	return added, err
+}
+
+func (f Features) and(o Features) Features {
+	return Features{Read: slices.Concat(f.Read, o.Read), Write: slices.Concat(f.Write, o.Write), Collect: slices.Concat(f.Collect, o.Collect)}
 }
 
 // check refuses what this program cannot read; write and collect features are

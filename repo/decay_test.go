@@ -2,9 +2,11 @@ package repo
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/mem"
 )
@@ -56,4 +58,44 @@ func TestAFullBackupDoesNotRestOnDecayedContent(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestDiscardGivesRoomBackAndNothingElse(t *testing.T) {
+	ctx := context.Background()
+	st := mem.New()
+	s := testRepository(t, st, "")
+	tree := makeTree(1)
+	first := tree.store(t, s)
+	before := allKeys(t, st)
+	w, err := s.BeginBackup(ctx, s.Current(), BeginOptions{Type: Full, PageSize: testPage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := makeTree(2).write(ctx, w); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.closePack(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Discard(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if after := allKeys(t, st); !slices.Equal(before, after) {
+		t.Errorf("objects\n%q\nwant\n%q", after, before)
+	}
+	if err := checkBackup(s, first.Label, tree); err != nil {
+		t.Error(err)
+	}
+}
+
+func allKeys(t *testing.T, st storage.Store) []string {
+	t.Helper()
+	var keys []string
+	for obj, err := range st.List(context.Background(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, obj.Key)
+	}
+	return keys
 }

@@ -12,7 +12,10 @@ import (
 
 // Object keys. This file is the only place that knows them.
 
-const configKey = "pgbak-repository.json"
+const (
+	configKey   = "pgbak-repository.json"
+	featuresKey = "pgbak-features.json"
+)
 
 const (
 	keysPrefix    = "keys/"
@@ -26,6 +29,8 @@ func contentPrefixes() []string {
 }
 
 func pinKey(op ulid.ULID) string            { return pinsPrefix + op.String() }
+func packsPrefix(op ulid.ULID) string       { return "packs/" + op.String() + "/" }
+func mapsPrefix(op ulid.ULID) string        { return "maps/" + op.String() + "/" }
 func packKey(op ulid.ULID, n uint32) string { return fmt.Sprintf("packs/%s/%08x", op, n) }
 func mapKey(op ulid.ULID, n uint32) string  { return fmt.Sprintf("maps/%s/%08x", op, n) }
 

@@ -19,7 +19,10 @@ type BackupHeader struct {
 	Start     BackupPoint       `json:"start"`
 	Stop      BackupPoint       `json:"stop"`
 	PageSize  int               `json:"page-size"` // bytes
-	Checksums bool              `json:"data-checksums"`
+	// Features name what a reader of this backup must know; version 1 has none.
+	Features []string `json:"features,omitempty"`
+
+	Checksums bool `json:"data-checksums"`
 
 	DatabaseSize   int64 `json:"database-size"`   // bytes of all files
 	AddedSize      int64 `json:"added-size"`      // bytes that this backup added to the repository, its manifest apart

@@ -80,15 +80,19 @@ func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ Backu
 		if err != nil {
 			return err
 		}
-		clash, yields := false, false
+		clash, yields, own := false, false, false
 		for _, other := range pins {
 			if other.Operation == p.Operation {
+				own = true
 				continue
 			}
 			taken = append(taken, other.Label)
 			if other.Label == p.Label {
 				clash, yields = true, yields || other.Operation < p.Operation
 			}
+		}
+		if !own {
+			return damagedf(pinKey(op), "", "it does not read back as it was written")
 		}
 		if !clash {
 			return nil

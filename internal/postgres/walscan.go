@@ -104,6 +104,10 @@ func NewWALScanner(major int, segmentSize int64, pageSize int) *WALScanner {
 // record was found it is the start of the first segment.
 func (s *WALScanner) End() LSN { return s.end }
 
+// LastStart is where the last valid record starts, 0 before one was found. A
+// recovery_target_lsn behind it is never reached.
+func (s *WALScanner) LastStart() LSN { return s.last }
+
 // Ended is whether the last segment given holds the end of the WAL, which is
 // then [WALScanner.End]. Otherwise the WAL goes on in the next segment, and a
 // record may have begun that ends there.

@@ -262,3 +262,22 @@ func BenchmarkWALScannerSample(b *testing.B) {
 		s.scan(b, 0)
 	}
 }
+
+func TestWALScannerKnowsWhereTheLastRecordStarts(t *testing.T) {
+	for _, major := range sampledMajors() {
+		s := loadWALSample(t, major)
+		scanner, events := s.scan(t, 0)
+		last := scanner.LastStart()
+		if last >= scanner.End() || last < events[len(events)-1].LSN {
+			t.Errorf("PostgreSQL %d: the last record starts at %s, want a place from the last event at %s to the end at %s",
+				major, last, events[len(events)-1].LSN, scanner.End())
+		}
+		// A scan that begins with another segment finds the same.
+		if again, _ := s.scan(t, len(s.segments())-1); again.LastStart() != last {
+			t.Errorf("PostgreSQL %d: the last record starts at %s, or at %s", major, last, again.LastStart())
+		}
+	}
+	if start := postgres.NewWALScanner(17, 1<<20, 8192).LastStart(); start != 0 {
+		t.Errorf("before any record it starts at %s", start)
+	}
+}

@@ -28,6 +28,7 @@ const (
 	codeInsufficientPrivilege = "42501"
 	codeTooManyConnections    = "53300"
 	codeCannotConnectNow      = "57P03"
+	codeUndefinedFile         = "58P01"
 )
 
 // settingsError explains a connection string that cannot be read. The string

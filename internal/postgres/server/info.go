@@ -2,7 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 )
@@ -108,9 +112,7 @@ type Tablespace struct {
 
 // Tablespaces lists the tablespaces but pg_default and pg_global, by OID.
 func (c *Conn) Tablespaces(ctx context.Context) ([]Tablespace, error) {
-	rows, err := c.query(ctx, "list the tablespaces", `
-		SELECT oid, spcname, location FROM pg_tablespace, pg_tablespace_location(oid) AS location
-		WHERE location <> '' ORDER BY oid`)
+	rows, err := c.tablespaceRows(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +125,30 @@ func (c *Conn) Tablespaces(ctx context.Context) ([]Tablespace, error) {
 		}
 	}
 	return list, nil
+}
+
+const (
+	tablespaceAttempts = 50
+	tablespaceWait     = 20 * time.Millisecond
+)
+
+// tablespaceRows asks again when a link is missing: DROP TABLESPACE removes it
+// before it commits, and until then the row is there and its location is not.
+func (c *Conn) tablespaceRows(ctx context.Context) ([]row, error) {
+	for attempt := 1; ; attempt++ {
+		rows, err := c.query(ctx, "list the tablespaces", `
+			SELECT oid, spcname, location FROM pg_tablespace, pg_tablespace_location(oid) AS location
+			WHERE location <> '' ORDER BY oid`)
+		var answer *pgconn.PgError
+		if attempt == tablespaceAttempts || !errors.As(err, &answer) || answer.Code != codeUndefinedFile {
+			return rows, err
+		}
+		select {
+		case <-time.After(tablespaceWait):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list the tablespaces: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // Database is a database of the cluster, and OID the name of its directory
