@@ -138,7 +138,7 @@ func (r *run) checkCluster(ctx context.Context) error {
 func (r *run) begin(ctx context.Context) (err error) {
 	uploads := 4
 	if r.o.Stanza.Repository().Store().Properties().CheapReads {
-		uploads = 1 // a local disk takes a pack faster than the next is filled
+		uploads = 2 // a local disk needs only that one pack can be synced while the next is written
 	}
 	r.writer, err = r.o.Stanza.BeginBackup(ctx, r.identity, repo.BeginOptions{Type: r.o.Type, PageSize: r.info.BlockSize, Uploads: uploads})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -109,17 +108,6 @@ func (s *Stanza) Identities() []Identity { return s.identities }
 
 // Current is the identity that archives and backs up now.
 func (s *Stanza) Current() Identity { return s.identities[len(s.identities)-1] }
-
-// FindIdentity looks a cluster up among all identities of the stanza, the
-// newest first: pg_resetwal can change the segment size and nothing else.
-func (s *Stanza) FindIdentity(systemID uint64, major int) (Identity, bool) {
-	for _, id := range slices.Backward(s.identities) {
-		if id.SystemID == systemID && id.Major == major {
-			return id, true
-		}
-	}
-	return Identity{}, false
-}
 
 // AddIdentity records that the stanza's cluster has become another one, after
 // pg_upgrade or initdb. Old backups and WAL stay under the old identity.

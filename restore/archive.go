@@ -2,6 +2,7 @@ package restore
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 
@@ -160,6 +161,15 @@ func (r reach) end() postgres.LSN { return r.path.start(r.Next) }
 
 // missing names the first file that is not there.
 func (r reach) missing() string { return r.path.name(r.Next) }
+
+// lost says, for the end of a sentence, that a file is missing amid the WAL;
+// empty when the row ends with the archive.
+func (r reach) lost() string {
+	if !r.Gap {
+		return ""
+	}
+	return fmt.Sprintf(" (%s is not in the archive, though later WAL is)", r.missing())
+}
 
 // last names the last file that is there; only when the row is not empty.
 func (r reach) last() string { return r.path.name(r.Next - 1) }

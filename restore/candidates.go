@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,6 +35,24 @@ func (c candidate) complete() bool {
 
 // endsBefore tells whether the backup is consistent at position lsn.
 func (c candidate) endsBefore(lsn postgres.LSN) bool { return c.Stop.LSN <= lsn }
+
+// IdentityOf is the identity whose cluster a restore brings back and whose WAL
+// it needs: that of the backup set, or, if set is empty, the stanza's current
+// one. Errors are those of [repo.Stanza.OpenBackup].
+func IdentityOf(ctx context.Context, s *repo.Stanza, set repo.Label) (repo.Identity, error) {
+	if set == "" {
+		return s.Current(), nil
+	}
+	b, err := s.OpenBackup(ctx, set)
+	if errors.Is(err, repo.ErrNoBackup) {
+		err = hint.Wrap(err, "'pgbak info' lists the backups.")
+	}
+	if err != nil {
+		return repo.Identity{}, fmt.Errorf("open backup %s: %w", set, err)
+	}
+	defer b.Close()
+	return b.Header().Identity, nil
+}
 
 // pickIdentity finds the cluster that is to be restored: that of the backup that the
 // user named, or the one that archives now.
@@ -74,8 +93,7 @@ func labelsHint(c *repo.Catalog) string {
 
 // candidates are the backups that can lead to the target's timeline, newest
 // first. What was passed over, and why, goes into d.
-func (q *request) candidates(id repo.Identity, d *decision) ([]candidate, error) {
-	archive := newWALArchive(q.catalog, id)
+func (q *request) candidates(id repo.Identity, archive *walArchive, d *decision) ([]candidate, error) {
 	var found []candidate
 	for _, b := range q.catalog.Backups {
 		if q.set != "" && b.Label != q.set || b.Tombed {
@@ -93,6 +111,7 @@ func (q *request) candidates(id repo.Identity, d *decision) ([]candidate, error)
 		c, err := newCandidate(archive, q.target, b.Header)
 		if err != nil {
 			d.pass(b.Label, err.Error())
+			q.noteRival(archive, b.Header, d)
 			continue
 		}
 		found = append(found, c)

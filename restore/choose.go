@@ -28,7 +28,9 @@ type decision struct {
 	// last is the last commit that can be recovered, where that was asked.
 	last *postgres.WALEvent
 
-	passed   []Passed
+	passed []Passed
+	// rivals are backups on other branches than that of the newest timeline.
+	rivals   []candidate
 	warnings []string
 	notes    []string
 	damage   error // of manifests that could not be read
@@ -63,31 +65,41 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 	if err != nil {
 		return d, err
 	}
-	candidates, err := q.candidates(id, &d)
+	archive := newWALArchive(q.catalog, id)
+	candidates, err := q.candidates(id, archive, &d)
 	if err != nil {
 		return d, err
 	}
-	switch q.target.Type {
-	case TargetLatest:
-		err = q.decideLatest(ctx, candidates, &d)
-	case TargetImmediate:
-		err = q.decideImmediate(ctx, candidates, &d)
-	case TargetLSN:
-		err = q.decideLSN(ctx, candidates, &d)
-	case TargetTime:
-		err = q.decideTime(ctx, candidates, &d)
-	case TargetXID, TargetName:
-		err = q.decideEvent(ctx, candidates, &d)
-	default:
-		err = fmt.Errorf("target type %q is unknown", q.target.Type)
+	if err := q.decideType(ctx, candidates, &d); err != nil {
+		return d, q.adviseBranch(err, candidates, &d)
+	}
+	if err := q.judgeBranches(archive, &d); err != nil {
+		return d, err
 	}
 	if q.set != "" {
 		d.why = "it was named"
 	}
-	if err == nil && d.PageErrorCount > 0 {
+	if d.PageErrorCount > 0 {
 		d.warn("backup %s holds %d damaged pages, as the cluster did when it was taken", d.Label, d.PageErrorCount)
 	}
-	return d, err
+	return d, nil
+}
+
+// decideType asks the rules of the target's type.
+func (q *request) decideType(ctx context.Context, candidates []candidate, d *decision) error {
+	switch q.target.Type {
+	case TargetLatest:
+		return q.decideLatest(ctx, candidates, d)
+	case TargetImmediate:
+		return q.decideImmediate(ctx, candidates, d)
+	case TargetLSN:
+		return q.decideLSN(ctx, candidates, d)
+	case TargetTime:
+		return q.decideTime(ctx, candidates, d)
+	case TargetXID, TargetName:
+		return q.decideEvent(ctx, candidates, d)
+	}
+	return fmt.Errorf("target type %q is unknown", q.target.Type)
 }
 
 // requireComplete refuses a backup whose own WAL has a hole: no server gets
@@ -153,10 +165,10 @@ func (q *request) decideLSN(ctx context.Context, all []candidate, d *decision) e
 	if c.reach.holds(n + 1) {
 		return nil
 	}
-	end, err := q.wal.events(ctx, c.reach, n, n, func(postgres.WALEvent) error { return nil })
-	if err == nil && end <= target {
-		err = unreachable(q.windows(ctx, all), "the WAL that follows backup %s ends at %s, and no record begins at %s or later",
-			c.Label, end, target)
+	last, err := q.wal.events(ctx, c.reach, n, n, func(postgres.WALEvent) error { return nil })
+	if err == nil && last.start < target {
+		err = unreachable(q.windows(ctx, all), "the WAL that follows backup %s ends at %s, and no record begins at %s or later%s",
+			c.Label, last.end, target, last.begin())
 	}
 	return err
 }
@@ -197,10 +209,7 @@ func (t Target) passedBy(commit time.Time) bool {
 
 // afterLast refuses a time behind the last commit.
 func (q *request) afterLast(ctx context.Context, all []candidate, c candidate, last *postgres.WALEvent) error {
-	lost := ""
-	if c.reach.Gap {
-		lost = fmt.Sprintf(" (%s is not in the archive, though later WAL is)", c.reach.missing())
-	}
+	lost := c.reach.lost()
 	if last == nil {
 		return unreachable(q.windows(ctx, all), "the WAL that follows backup %s holds no transaction%s, so recovery could not tell when to stop",
 			c.Label, lost)

@@ -82,16 +82,16 @@ func (w *world) point(tli postgres.Timeline, lsn postgres.LSN, minute int, name 
 }
 
 // events implements walReader.
-func (w *world) events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (postgres.LSN, error) {
+func (w *world) events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (lastRecord, error) {
 	end := r.path.start(last + 1)
 	for n := first; n <= last; n++ {
 		name := r.path.name(n)
 		w.read = append(w.read, name)
 		if !r.holds(n) {
-			return 0, fmt.Errorf("the choice asks for %s, which is not there", name)
+			return lastRecord{}, fmt.Errorf("the choice asks for %s, which is not there", name)
 		}
 		if err := w.broken[name]; err != nil {
-			return 0, err
+			return lastRecord{}, err
 		}
 		if inside, ok := w.ends[name]; ok {
 			end = inside
@@ -105,11 +105,11 @@ func (w *world) events(ctx context.Context, r reach, first, last uint64, emit fu
 		slices.SortFunc(here, func(a, b postgres.WALEvent) int { return cmp.Compare(a.LSN, b.LSN) })
 		for _, e := range here {
 			if err := emit(e); err != nil {
-				return e.End, err
+				return lastRecord{e.LSN, e.End}, err
 			}
 		}
 	}
-	return end, nil
+	return lastRecord{end - 48, end}, nil // a commit or restore point has 48 bytes here
 }
 
 func (w *world) decide(t Target, set string) (decision, error) {
@@ -203,6 +203,11 @@ func TestChoiceOnOneTimeline(t *testing.T) {
 		w.catalog.WAL = nil
 		return w.wal(1, 1, 19).wal(1, 21, 40)
 	}
+	ended := func() *world { // the last record begins at 4952 of segment 40 and ends at 5000
+		w := line()
+		w.ends = map[string]postgres.LSN{"000000010000000000000028": at(40, 5000)}
+		return w
+	}
 	torn := func() *world { // segment 13, in the second backup, is lost
 		w := line()
 		w.catalog.WAL = nil
@@ -230,11 +235,10 @@ func TestChoiceOnOneTimeline(t *testing.T) {
 			refused: "000000010000000000000014 is not in the archive", hint: "to the last transaction at 2026-11-20 12:19:00+00"},
 		{title: "lsn before a gap needs nothing behind it", world: holed(), target: Target{Type: TargetLSN, LSN: at(19, 0)}, backup: second, needed: "000000010000000000000013"},
 		{title: "lsn behind the archive is refused", world: line(), target: Target{Type: TargetLSN, LSN: at(41, 0)}, refused: "000000010000000000000029 is not in the archive"},
-		{title: "lsn behind the last record is refused", world: func() *world {
-			w := line()
-			w.ends = map[string]postgres.LSN{"000000010000000000000028": at(40, 5000)}
-			return w
-		}(), target: Target{Type: TargetLSN, LSN: at(40, 5000)}, refused: "the WAL that follows backup " + second + " ends at 0/28001388"},
+		{title: "lsn behind the last record is refused", world: ended(), target: Target{Type: TargetLSN, LSN: at(40, 5000)}, refused: "the WAL that follows backup " + second + " ends at 0/28001388"},
+		{title: "lsn inside the last record is refused, for no record begins there", world: ended(), target: Target{Type: TargetLSN, LSN: at(40, 4953)},
+			refused: "no record begins at 0/28001359 or later (the last begins at 0/28001358)"},
+		{title: "lsn at the beginning of the last record stops there", world: ended(), target: Target{Type: TargetLSN, LSN: at(40, 4952)}, backup: second},
 
 		{title: "time takes the newest backup that ended before it", world: line(), target: timeTarget(20, 30), backup: second, needed: "000000010000000000000015", timeline: "1"},
 		{title: "time of a commit, inclusive, stops at the next one", world: line(), target: timeTarget(20), backup: second, needed: "000000010000000000000015"},
@@ -292,19 +296,20 @@ func TestChoiceAmongTimelines(t *testing.T) {
 		return line().history(2, from(1, at(41, 0)))
 	}
 	runChoices(t, []choice{
-		{title: "latest follows the timelines to the newest", world: forks(), backup: second, needed: "000000030000000000000026", timeline: "latest"},
+		{title: "latest follows the timelines to the newest", world: forks(), backup: second, needed: "000000030000000000000026", timeline: "latest",
+			says: "timeline 1 was left for timeline 2 at 0/14001000, but its WAL in the archive goes on to 000000010000000000000028"},
 		{title: "the segment of a switch is read from the younger timeline", world: forks(), target: Target{Type: TargetLSN, LSN: at(20, 0)},
 			backup: second, needed: "000000020000000000000014", timeline: "3"},
 		{title: "current stays on the backup's timeline", world: forks(), target: Target{Timeline: "current"}, backup: second, needed: "000000010000000000000028", timeline: "current"},
 		{title: "a timeline by number", world: forks(), target: Target{Timeline: "2"}, backup: second, needed: "000000020000000000000022", timeline: "2"},
-		{title: "a backup on a dead branch is passed over for latest", world: dead(), backup: second, needed: "000000030000000000000026"},
 		{title: "a backup on a dead branch is refused by name, with the timelines it leads to", world: dead(), set: third,
 			refused: "timeline 3 leaves timeline 1 at 0/14001000, before the backup's end at 0/1A000320", hint: "backup " + third + " leads to timeline 1"},
 		{title: "a backup on a dead branch can be had on its own timeline", world: dead(), set: third, target: Target{Timeline: "current"}, backup: third, needed: "000000010000000000000028"},
 		{title: "immediate takes a backup on a dead branch as it is", world: dead(), target: Target{Type: TargetImmediate}, backup: third, timeline: "current"},
 		{title: "time on the old branch of a timeline", world: forks(), target: Target{Type: TargetTime, Time: clock(30).Add(time.Second), Timeline: "current"},
 			backup: second, needed: "00000001000000000000001F", timeline: "current"},
-		{title: "time after two promotions", world: forks(), target: timeTarget(235, 30), backup: second, needed: "000000030000000000000024", timeline: "3"},
+		{title: "time after two promotions", world: forks(), target: timeTarget(235, 30), backup: second, needed: "000000030000000000000024", timeline: "3",
+			says: "timeline 2 was left for timeline 3 at 0/1E001000"},
 		{title: "xid on a branch that the path does not take is not found", world: forks(), target: Target{Type: TargetXID, XID: 1034}, refused: "is not in the WAL"},
 		{title: "the same xid on its own timeline", world: forks(), target: Target{Type: TargetXID, XID: 1034, Timeline: "2"}, backup: second, needed: "000000020000000000000022"},
 		{title: "a timeline without a history file is refused", world: forks(), target: Target{Timeline: "9"}, refused: "timeline 9 has no history file", hint: "leads to timeline 1, 2, 3"},

@@ -13,17 +13,21 @@ import (
 const controlDraft = "global/pg_control.pgbak-restore"
 
 // putControl gives pg_control its name: the last thing that a restore does.
-// When that cannot be made durable, the name is taken back.
+// When that cannot be made durable, the name is taken back. All goes through
+// the place that global lies in: it may be behind a link, and a root follows
+// none that leads out of it.
 func (r *run) putControl() error {
-	root := r.main().root
-	if err := syncIn(root, filepath.FromSlash(controlDraft)); err != nil {
+	at, draft := r.target(controlFile)
+	dir := filepath.Dir(draft)
+	name := filepath.Join(dir, path.Base(controlFile))
+	if err := syncIn(at.root, draft); err != nil {
 		return fmt.Errorf("make %s durable: %w", controlFile, err)
 	}
-	if err := root.Rename(filepath.FromSlash(controlDraft), filepath.FromSlash(controlFile)); err != nil {
+	if err := at.root.Rename(draft, name); err != nil {
 		return fmt.Errorf("put %s in place: %w", controlFile, err)
 	}
-	if err := syncIn(root, path.Dir(controlFile)); err != nil {
-		back := root.Rename(filepath.FromSlash(controlFile), filepath.FromSlash(controlDraft))
+	if err := syncIn(at.root, dir); err != nil {
+		back := at.root.Rename(name, draft)
 		return fmt.Errorf("put %s in place: %w", controlFile, errors.Join(err, back))
 	}
 	return nil

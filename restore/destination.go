@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -138,6 +139,7 @@ func (p *Plan) placeTablespaces(o Options) error {
 
 func (p *Plan) placeLinks(o Options) error {
 	used := map[string]bool{}
+	var unnamed []LinkPlan
 	for _, f := range p.tree.links {
 		if slices.ContainsFunc(p.destinations, func(d destination) bool { return d.prefix == f.Path }) {
 			continue // a tablespace's
@@ -148,6 +150,9 @@ func (p *Plan) placeLinks(o Options) error {
 		} else if !filepath.IsAbs(f.LinkTarget) {
 			entry.Destination = filepath.Join(p.TargetDir, filepath.FromSlash(path.Dir(f.Path)), f.LinkTarget)
 		}
+		if !used[f.Path] {
+			unnamed = append(unnamed, entry)
+		}
 		p.Links = append(p.Links, entry)
 		p.destinations = append(p.destinations, destination{prefix: f.Path, dir: entry.Destination})
 	}
@@ -156,7 +161,25 @@ func (p *Plan) placeLinks(o Options) error {
 			return unfit("'pgbak restore --plan' without the map shows the links.", "the backup has no link %q", key)
 		}
 	}
-	return nil
+	if o.LinkAll {
+		return nil
+	}
+	return checkLinks(unnamed, os.Geteuid() == 0)
+}
+
+// checkLinks refuses to let root follow links that only the backup names: who
+// can write to the repository could make a directory such as /root/.ssh, with
+// content of their choice. Another user reaches only what is theirs.
+func checkLinks(unnamed []LinkPlan, root bool) error {
+	if !root || len(unnamed) == 0 {
+		return nil
+	}
+	var list []string
+	for _, l := range unnamed {
+		list = append(list, fmt.Sprintf("%s to %s", l.Path, l.Destination))
+	}
+	return unfit("if these are the places that you want, give --link-all; else choose with --link-map PATH=DIRECTORY, or run as the owner of the cluster.",
+		"as root, directories outside of the target directory are not written to because a backup says so; its links are %s", strings.Join(list, ", "))
 }
 
 // describe fills in the sizes and what the user ought to know about them.
@@ -171,5 +194,8 @@ func (p *Plan) describe(o Options) {
 	}
 	if o.Target.Type != TargetLatest && o.Target.Action == "" {
 		p.Notes = append(p.Notes, "the server will pause at the target: look at the data, then call pg_wal_replay_resume() or restore again")
+	}
+	if !o.ArchiveModeOff {
+		p.Notes = append(p.Notes, "archive_mode stays as it was: once the server is promoted it archives into this stanza, on a new timeline, which later restores follow; for a rehearsal restore with --archive-mode off")
 	}
 }

@@ -98,6 +98,7 @@ func TestDestinationsAreRefusedBeforeAnythingIsWritten(t *testing.T) {
 	} {
 		t.Run(c.title, func(t *testing.T) {
 			o := options(s, filepath.Join(base, "data"))
+			o.LinkAll = true
 			c.change(&o)
 			_, err := Run(context.Background(), o)
 			if !errors.Is(err, ErrDirectory) || !strings.Contains(err.Error(), c.refused) || hint.Of(err) == "" {

@@ -8,6 +8,7 @@
 //	MakePlan      choose and prove; reads the repository and the directories, writes nothing
 //	  archive.go    what WAL and which timelines the archive holds
 //	  choose.go     which backup, by the type of the target
+//	  branches.go   what the newest timeline leaves out
 //	  scan.go       where in the WAL a time, a transaction or a restore point lies
 //	  directory.go  which directories the cluster would go to, and whether they are fit
 //	Run           MakePlan, then

@@ -14,8 +14,21 @@ type walReader interface {
 	// events calls emit for every commit, abort and restore point that begins
 	// in segments first to last of the row, in order; a record that runs on
 	// into the next segment is followed there if the row holds it. It returns
-	// the end of the last valid record. An error of emit ends it.
-	events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (postgres.LSN, error)
+	// where the last valid record lies. An error of emit ends it.
+	events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (lastRecord, error)
+}
+
+// lastRecord is the last valid record that a scan has met. start is 0 when no
+// record began in what was read.
+type lastRecord struct{ start, end postgres.LSN }
+
+// begin says, for the end of a sentence, where the record begins; empty when
+// that is not known.
+func (l lastRecord) begin() string {
+	if l.start == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (the last begins at %s)", l.start)
 }
 
 // errEnough ends a scan early.

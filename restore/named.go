@@ -52,8 +52,8 @@ func (q *request) decideEvent(ctx context.Context, all []candidate, d *decision)
 		return nil
 	}
 	oldest, newest := usable[len(usable)-1], usable[0]
-	return unreachable(q.windows(ctx, all), "%s is not in the WAL from %s (the end of backup %s) to %s",
-		q.target, oldest.Stop.LSN, oldest.Label, newest.reach.last())
+	return unreachable(q.windows(ctx, all), "%s is not in the WAL from %s (the end of backup %s) to %s%s",
+		q.target, oldest.Stop.LSN, oldest.Label, newest.reach.last(), newest.reach.lost())
 }
 
 // takeEvent settles on the first of the records found.

@@ -27,12 +27,16 @@ type Options struct {
 	// into a directory below it that is called by its OID.
 	TablespaceMapAll string
 	// LinkMap gives linked directories, by their path in the data directory,
-	// another destination than the recorded one.
+	// another destination than the recorded one, or the same.
 	LinkMap map[string]string
+	// LinkAll lets root restore the linked directories that LinkMap does not
+	// name to their recorded destinations, as other users do without it.
+	LinkAll bool
 	// ArchiveModeOff keeps the restored server from archiving.
 	ArchiveModeOff bool
-	// RestoreCommand is the restore_command that fetches WAL from the
-	// repository, ready for PostgreSQL but for the quoting of its value.
+	// RestoreCommand is the restore_command that fetches the WAL of the identity
+	// (see [IdentityOf]) from the repository, ready for PostgreSQL but for the
+	// quoting of its value.
 	RestoreCommand string
 	Log            *slog.Logger // nil: nothing is logged
 	Clock          func() time.Time
@@ -165,7 +169,7 @@ func newPlan(o Options, d decision) *Plan {
 	p := &Plan{Stanza: o.Stanza.Name(), Repository: o.Stanza.Repository().Store().Properties().Location,
 		TargetDir: o.TargetDir, Backup: d.BackupHeader, Why: d.why, Passed: d.passed,
 		Target: TargetPlan{Type: o.Target.Type, Value: o.Target.Value(), Exclusive: o.Target.Exclusive,
-			Timeline: d.setting, Action: o.Target.Action},
+			Timeline: d.setting, Action: o.Target.action()},
 		Timelines: timelineSteps(d.Timeline, d.reach.path.history),
 		WAL: WALPlan{First: d.reach.path.name(d.reach.First), Last: d.reach.path.name(d.needed),
 			Files: d.needed - d.reach.First + 1},

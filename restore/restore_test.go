@@ -86,7 +86,7 @@ func TestRecoverySettingsOfARestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"work_mem = '8MB'\n", "# before the restore: Recovery_Target_Time = 'old'\n",
-		"recovery_target = 'immediate'\n", `restore_command = '/usr/bin/pgbak archive-get %f "%p"'` + "\n", "recovery_target_timeline = 'current'\n"} {
+		"recovery_target = 'immediate'\n", "recovery_target_action = 'pause'\n", `restore_command = '/usr/bin/pgbak archive-get %f "%p"'` + "\n", "recovery_target_timeline = 'current'\n"} {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("%q is missing in:\n%s", want, got)
 		}
@@ -142,7 +142,7 @@ func TestTablespacesAndLinks(t *testing.T) {
 	o := options(s, filepath.Join(base, "data"))
 	o.TablespaceMap = map[string]string{"one": filepath.Join(base, "ts-one")}
 	o.TablespaceMapAll = base
-	o.LinkMap = map[string]string{"pg_wal": linked}
+	o.LinkMap, o.LinkAll = map[string]string{"pg_wal": linked}, true
 	res := mustRun(t, o)
 	checkTree(t, o.TargetDir, entries)
 	for link, want := range map[string]string{"pg_tblspc/16384": "ts-one", "pg_tblspc/16385": "16385", "pg_wal": "wal-disk", "log": "log-disk"} {
@@ -220,7 +220,9 @@ func TestAHostileBackupCannotLeaveItsDirectory(t *testing.T) {
 	}
 	entries := append(cluster(), entry{path: "zlink", link: outside}, entry{path: "zlink/f", data: []byte("theirs")})
 	_, s := stored(t, entries, repo.BackupHeader{})
-	_, err := Run(context.Background(), options(s, filepath.Join(base, "data")))
+	o := options(s, filepath.Join(base, "data"))
+	o.LinkAll = true
+	_, err := Run(context.Background(), o)
 	if !errors.Is(err, ErrDirectory) {
 		t.Errorf("error %v", err)
 	}

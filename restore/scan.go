@@ -22,10 +22,10 @@ type archiveReader struct {
 }
 
 // events implements walReader.
-func (a *archiveReader) events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (postgres.LSN, error) {
+func (a *archiveReader) events(ctx context.Context, r reach, first, last uint64, emit func(postgres.WALEvent) error) (lastRecord, error) {
 	scanner, err := a.start(ctx, r, first)
 	if err != nil {
-		return 0, err
+		return lastRecord{}, err
 	}
 	a.log.Debug("reading WAL", "from", r.path.name(first), "to", r.path.name(last))
 	for n := first; ; n++ {
@@ -39,7 +39,7 @@ func (a *archiveReader) events(ctx context.Context, r reach, first, last uint64,
 		}
 		if n > first {
 			if err := a.read(ctx, r.path.file(n), r.path); err != nil {
-				return 0, err
+				return lastRecord{}, err
 			}
 		}
 		err := scanner.Scan(r.path.start(n), r.path.file(n).Timeline, a.segment, emit)
@@ -47,7 +47,7 @@ func (a *archiveReader) events(ctx context.Context, r reach, first, last uint64,
 			break
 		}
 		if err != nil {
-			return scanner.End(), a.explain(err, r.path.name(n))
+			return lastRecord{scanner.LastStart(), scanner.End()}, a.explain(err, r.path.name(n))
 		}
 		if scanner.Ended() {
 			if r.holds(n + 1) {
@@ -57,7 +57,7 @@ func (a *archiveReader) events(ctx context.Context, r reach, first, last uint64,
 			break
 		}
 	}
-	return scanner.End(), nil
+	return lastRecord{scanner.LastStart(), scanner.End()}, nil
 }
 
 // untilBorder passes on what begins before the border and then ends the scan.

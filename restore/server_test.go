@@ -48,7 +48,8 @@ func newPrimary(t *testing.T, major int) *primary {
 	p := &primary{archive: pgtest.TempDir(t)}
 	p.Cluster = pgtest.Start(t, pgtest.Options{Major: major, SegmentSizeMB: 1, Config: map[string]string{
 		"archive_mode": "on", "archive_command": "cp %p " + p.archive + "/%f", "track_commit_timestamp": "on",
-		"autovacuum": "off", "recovery_target_name": "left over in postgresql.conf"}})
+		"autovacuum": "off", "recovery_target_name": "left over in postgresql.conf",
+		"recovery_target_action": "promote"}})
 	p.Exec(t, "create tablespace fast location '"+pgtest.TempDir(t)+"'")
 	p.Exec(t, "create table t (a int) tablespace fast")
 	p.insert(t)

@@ -51,7 +51,7 @@ type Target struct {
 	// the latest, and the backup's own for TargetImmediate.
 	Timeline string
 	// Action is recovery_target_action: "pause", "promote", "shutdown", or
-	// empty for PostgreSQL's default, which is to pause.
+	// empty: to pause at a target, and nothing at the end of the WAL.
 	Action string
 }
 
@@ -177,6 +177,16 @@ func (t Target) timeline() string {
 	default:
 		return TimelineLatest
 	}
+}
+
+// action resolves the empty word: at a target PostgreSQL pauses, unless a
+// setting that was left over in postgresql.conf says otherwise, so it is told.
+// At the end of the WAL it always promotes, and the setting has no effect.
+func (t Target) action() string {
+	if t.Action == "" && t.Type != TargetLatest {
+		return "pause"
+	}
+	return t.Action
 }
 
 // Value is the target's value in PostgreSQL's form, empty for latest and

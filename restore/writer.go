@@ -195,11 +195,11 @@ func (r *run) progress(bytes int64) {
 }
 
 // target is where a path of the backup is written to. pg_control is kept under
-// another name until all is durable.
+// another name until all is durable, wherever global lies.
 func (r *run) target(p string) (at *openPlace, rel string) {
-	at, rel = locate(r.places, p)
-	if at == r.main() && p == controlFile {
-		rel = controlDraft
+	if p == controlFile {
+		p = controlDraft
 	}
+	at, rel = locate(r.places, p)
 	return at, filepath.FromSlash(rel)
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +19,9 @@ func TestTheCommandsTogetherBringAClusterBack(t *testing.T) {
 	h := host(t, nil)
 	h.expect(t, exitOK, "init")
 	h.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 1000) n")
+	if err := syscall.Mkfifo(filepath.Join(h.DataDir, "strange"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var taken backupResult
 	o := h.expect(t, exitOK, "backup", "--output", "json", "--annotation", "why=test")
 	if err := json.Unmarshal([]byte(o.stdout), &taken); err != nil {
@@ -24,6 +29,9 @@ func TestTheCommandsTogetherBringAClusterBack(t *testing.T) {
 	}
 	if b := taken.Backup; b.Status != "ok" || b.Files == 0 || b.DatabaseSize == 0 || b.Annotations["why"] != "test" {
 		t.Errorf("backup %+v", b)
+	}
+	if n := strings.Count(o.stderr, "strange"); n != 1 || len(taken.Warnings) != 1 {
+		t.Errorf("the warning about what is left out was logged %d times, and is one of %q:\n%s", n, taken.Warnings, o.stderr)
 	}
 	h.Exec(t, "INSERT INTO t SELECT generate_series(1001, 2000)")
 	h.Exec(t, "SELECT pg_create_restore_point('before the mistake')")

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,26 +19,34 @@ import (
 )
 
 func (a *app) archiveGetCommand() *cobra.Command {
+	identity := 0
 	cmd := &cobra.Command{
 		Use:   archiveGetName + " NAME PATH",
 		Short: "Fetch a WAL file from a repository (restore_command)",
 		Long: `archive-get writes the WAL file NAME to PATH, whole and verified, or not at all.
-restore writes the setting that calls it:
+restore writes the setting that calls it. In a setting written by hand put the
+same trap before it, or a crash (status 2) is taken as the end of WAL:
 
-  restore_command = 'pgbak --config FILE --stanza NAME archive-get %f "%p"'
+  restore_command = 'trap ''if [ $? -eq 2 ]; then [ -e standby.signal ] && exit 75; exit 200; fi'' EXIT; pgbak --config FILE --stanza NAME archive-get %f "%p"'
 
 It ends with 1 only if the file is proven to be in no repository; PostgreSQL
 takes that as the end of WAL. Any trouble ends with 200, which stops recovery
 instead of ending it too early. On a standby (standby.signal is in the working
 directory, or --standby) trouble ends with 75, and the standby asks again.`,
 		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.archiveGet(cmd.Context(), args[0], args[1]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if identity < 0 || identity == 0 && cmd.Flags().Changed("identity") {
+				return &usageError{err: fmt.Errorf("--identity %d: identities are counted from 1", identity), command: cmd.CommandPath()}
+			}
+			return a.archiveGet(cmd.Context(), identity, args[0], args[1])
+		},
 	}
+	cmd.Flags().IntVar(&identity, "identity", 0, "`NUMBER` of the identity whose WAL is wanted, where it is the data directory's cluster (restore writes it; default: all that are)")
 	cmd.Flags().Bool("standby", false, "exit with 75 on trouble, as if standby.signal were there")
 	return cmd
 }
 
-func (a *app) archiveGet(ctx context.Context, name, dest string) error {
+func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) error {
 	sel, err := a.selected()
 	if err != nil {
 		return err
@@ -49,12 +58,12 @@ func (a *app) archiveGet(ctx context.Context, name, dest string) error {
 	var sources []archive.Source
 	var failed error
 	for _, rc := range sel.repositories {
-		s, err := a.source(ctx, rc, sel.stanza.Name, control)
+		s, err := a.sources(ctx, rc, sel.stanza.Name, identity, control)
 		if err != nil {
 			failed = join(failed, err)
 			continue
 		}
-		sources = append(sources, s)
+		sources = append(sources, s...)
 	}
 	if len(sources) == 0 {
 		return failed
@@ -77,25 +86,54 @@ func (a *app) archiveGet(ctx context.Context, name, dest string) error {
 	return err
 }
 
-// source opens the stanza and finds out which of its identities asks. control
-// is nil if the working directory is no data directory; then it is the current one.
-func (a *app) source(ctx context.Context, rc repositoryConfig, stanza string, control *postgres.Control) (archive.Source, error) {
+// sources opens the stanza and finds out which of its identities may have the
+// file: a file is absent only if none has it. control is nil if the working
+// directory is no data directory.
+func (a *app) sources(ctx context.Context, rc repositoryConfig, stanza string, identity int, control *postgres.Control) ([]archive.Source, error) {
 	o, err := a.openStanza(ctx, rc, stanza)
 	if err != nil {
-		return archive.Source{}, err
+		return nil, err
 	}
-	s := archive.Source{Target: archive.Target{Name: rc.Name, Stanza: o.stanza}, Identity: o.stanza.Current()}
+	ids := wantedIdentities(o.stanza.Identities(), identity, control)
+	if len(ids) == 0 {
+		return nil, noIdentity(rc.Name, stanza, identity, control)
+	}
+	var sources []archive.Source
+	for _, id := range ids {
+		sources = append(sources, archive.Source{Target: archive.Target{Name: rc.Name, Stanza: o.stanza}, Identity: id})
+	}
+	return sources, nil
+}
+
+// wantedIdentities picks from all identities, the newest first. Several are
+// the cluster of the control file when the stanza came back to a cluster, for
+// instance by init --upgrade after a rollback; then the number, if one was
+// given, decides. It does not where it is another cluster's: every repository
+// counts for itself. Without a control file there is only the number, or the
+// identity that archives now.
+func wantedIdentities(all []repo.Identity, number int, control *postgres.Control) []repo.Identity {
+	var matching []repo.Identity
+	for _, id := range slices.Backward(all) {
+		fits := control == nil || id.SystemID == control.SystemID && id.Major == control.Major && id.SegmentSize == control.WALSegmentSize
+		switch {
+		case fits && id.Number == number:
+			return []repo.Identity{id}
+		case fits && (control != nil || number == 0 && len(matching) == 0):
+			matching = append(matching, id)
+		}
+	}
+	return matching
+}
+
+// noIdentity says what was looked for in vain.
+func noIdentity(repository, stanza string, number int, control *postgres.Control) error {
 	if control == nil {
-		return s, nil
+		return hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: it has no identity %d", repository, stanza, repo.ErrIdentityMismatch, number),
+			"'pgbak info' shows the identities.")
 	}
-	id, found := o.stanza.FindIdentity(control.SystemID, control.Major)
-	if !found {
-		return s, hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: the data directory has system identifier %d (PostgreSQL %d)",
-			rc.Name, stanza, repo.ErrIdentityMismatch, control.SystemID, control.Major),
-			"check --stanza in restore_command.")
-	}
-	s.Identity = id
-	return s, nil
+	return hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: the data directory has system identifier %d (PostgreSQL %d, WAL segments of %d bytes)",
+		repository, stanza, repo.ErrIdentityMismatch, control.SystemID, control.Major, control.WALSegmentSize),
+		"check --stanza in restore_command.")
 }
 
 // readControl reads global/pg_control of a data directory. A server may be

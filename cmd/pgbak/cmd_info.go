@@ -19,8 +19,9 @@ func (a *app) infoCommand() *cobra.Command {
 		Short: "Show backups and archived WAL",
 		Long: `info shows for every configured stanza (or the one that is named) and every
 repository: the status, the identities, the archived WAL with its gaps, and the
-backups. It ends with 0 if every status is ok; else with the code of the first
-that is not.`,
+backups. A backup without the WAL from its start to its stop, or with a damaged
+manifest, is an error of its stanza. It ends with 0 if every status is ok; else
+with the code of the first that is not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := output.check(); err != nil {

@@ -24,7 +24,7 @@ type restoreFlags struct {
 	timeline, action, set       string
 	tablespaces, links          []string
 	allTablespaces, archiveMode string
-	planOnly                    bool
+	allLinks, planOnly          bool
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -60,12 +60,13 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.typ, "type", "latest", "`TYPE` of the target: latest, immediate, time, lsn, xid or name")
 	flags.StringVar(&f.target, "target", "", "`VALUE` of the target for the types time, lsn, xid and name")
 	flags.BoolVar(&f.exclusive, "target-exclusive", false, "stop just before the target instead of just after it")
-	flags.StringVar(&f.timeline, "target-timeline", "", "`TIMELINE` to recover along: latest, current or a number (default latest)")
+	flags.StringVar(&f.timeline, "target-timeline", "", "`TIMELINE` to recover along: latest, current (that of the newest backup) or a number (default latest, unless that leaves out a newer backup)")
 	flags.StringVar(&f.action, "target-action", "", "`ACTION` at the target: pause, promote or shutdown (default pause)")
 	flags.StringVar(&f.set, "set", "", "`LABEL` of the backup (default: the newest that leads to the target)")
 	flags.StringArrayVar(&f.tablespaces, "tablespace-map", nil, "restore a tablespace to another directory (`OID|NAME=DIRECTORY`; may be repeated)")
 	flags.StringVar(&f.allTablespaces, "tablespace-map-all", "", "restore every tablespace below `DIRECTORY`")
-	flags.StringArrayVar(&f.links, "link-map", nil, "restore a linked directory to another place (`PATH=DIRECTORY`; may be repeated)")
+	flags.StringArrayVar(&f.links, "link-map", nil, "restore a linked directory to this place (`PATH=DIRECTORY`; may be repeated)")
+	flags.BoolVar(&f.allLinks, "link-all", false, "as root too, restore linked directories that --link-map does not name to where the backup recorded them")
 	flags.StringVar(&f.archiveMode, "archive-mode", "preserve", "`MODE` of archiving after the restore: preserve or off")
 	flags.BoolVar(&f.planOnly, "plan", false, "print what would be done, and do nothing")
 	f.output.add(cmd)
@@ -88,7 +89,11 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 		return err
 	}
 	o.Stanza, o.Processes, o.Log, o.Clock = source.stanza, sel.processes, a.log, a.clock
-	if o.RestoreCommand, err = a.restoreCommandSetting(sel); err != nil {
+	id, err := restore.IdentityOf(cmd.Context(), source.stanza, o.Set)
+	if err != nil {
+		return err
+	}
+	if o.RestoreCommand, err = a.restoreCommandSetting(sel, id); err != nil {
 		return err
 	}
 	if f.planOnly {
@@ -107,7 +112,7 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 // options turns the flags into what restore understands, and gives notes for
 // the user on how the target was read.
 func (f restoreFlags) options() (restore.Options, []string, error) {
-	o := restore.Options{TablespaceMapAll: f.allTablespaces}
+	o := restore.Options{TablespaceMapAll: f.allTablespaces, LinkAll: f.allLinks}
 	if f.targetDir == "" {
 		return o, nil, errors.New("--target-dir is missing")
 	}
@@ -156,10 +161,17 @@ func parseMap(flag string, pairs []string) (map[string]string, error) {
 	return m, nil
 }
 
+// crashGuard keeps a crash from looking like the end of WAL. A program in Go
+// that crashes, for instance because it gets no memory or no thread, ends with
+// 2, and so does a shell that cannot start a process; PostgreSQL takes 2 for
+// "no such file". archive-get itself never ends with 2. The trap runs in both
+// cases; every other status passes through it unchanged.
+const crashGuard = `trap 'if [ $? -eq 2 ]; then [ -e standby.signal ] && exit 75; exit 200; fi' EXIT; `
+
 // restoreCommandSetting is the restore_command of the restored server. It
 // names everything in full, for the server has another working directory and
 // another environment.
-func (a *app) restoreCommandSetting(sel selection) (string, error) {
+func (a *app) restoreCommandSetting(sel selection, id repo.Identity) (string, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find out where pgbak is installed: %w", err)
@@ -172,7 +184,7 @@ func (a *app) restoreCommandSetting(sel selection) (string, error) {
 		// PostgreSQL replaces %f and %p, and makes one % of two.
 		words[i] = strings.ReplaceAll(shellWord(w), "%", "%%")
 	}
-	return strings.Join(words, " ") + " " + archiveGetName + ` %f "%p"`, nil
+	return fmt.Sprintf("%s%s %s --identity %d ", crashGuard, strings.Join(words, " "), archiveGetName, id.Number) + `%f "%p"`, nil
 }
 
 // shellWord quotes a word for the shell where it needs it.

@@ -129,7 +129,7 @@ func generalCode(err error) int {
 		return exitWALRefused
 	case isAny(err, restore.ErrUnreachable, restore.ErrDirectory, repo.ErrNoBackup):
 		return exitRestoreRefused
-	case isAny(err, repo.ErrDamaged):
+	case isAny(err, repo.ErrDamaged, errBackupWithoutWAL):
 		return exitDamaged
 	case isAny(err, repo.ErrNotInitialized, repo.ErrNewerFormat, repo.ErrWrongPassphrase, repo.ErrEncrypted,
 		repo.ErrNotEncrypted, repo.ErrUnknownStanza, repo.ErrIdentityMismatch):

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -52,8 +55,11 @@ type walInfo struct {
 
 type backupInfo struct {
 	Label  repo.Label `json:"label"`
-	Status string     `json:"status"` // ok, page errors, damaged, expired
+	Status string     `json:"status"` // ok, page errors, WAL missing, damaged, expired
 	Error  string     `json:"error,omitempty"`
+	// WALComplete tells whether all WAL from start to stop is archived; without
+	// it no server gets consistent from the backup.
+	WALComplete bool `json:"wal-complete"`
 
 	Type     repo.BackupType   `json:"type,omitempty"`
 	Parent   repo.Label        `json:"parent,omitempty"`
@@ -76,7 +82,13 @@ type backupInfo struct {
 	Version     string            `json:"pgbak-version,omitempty"`
 }
 
-var errNoValidBackups = errors.New("no valid backups")
+// What is wrong with a stanza although its repository can be read. One backup
+// is enough: who relies on it has to know before the restore.
+var (
+	errNoValidBackups   = errors.New("no valid backups")
+	errDamagedManifest  = errors.New("damaged manifest")
+	errBackupWithoutWAL = errors.New("backup without its WAL")
+)
 
 // newRepositoryInfo turns a catalogue, or the error that came instead, into
 // what info shows. The error it returns is the status as an error; nil is ok.
@@ -86,18 +98,47 @@ func newRepositoryInfo(rc repositoryConfig, encryption string, c *repo.Catalog, 
 		for _, id := range c.Identities {
 			r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL))
 		}
-		valid := false
 		for _, b := range c.Backups {
-			info := newBackupInfo(b)
-			valid = valid || info.valid()
-			r.Backups = append(r.Backups, info)
+			r.Backups = append(r.Backups, newBackupInfo(b, walComplete(b.Header, c.WAL)))
 		}
-		if !valid {
-			err = fmt.Errorf("repository %q: %w", rc.Name, errNoValidBackups)
-		}
+		err = judgeBackups(rc.Name, c.Backups, r.Backups)
 	}
 	r.Status = newStatus(err)
 	return r, err
+}
+
+// judgeBackups finds the worst that there is to say about the backups. They are
+// in the same order in both lists.
+func judgeBackups(repository string, backups []repo.BackupInfo, infos []backupInfo) error {
+	var damage, missing error
+	valid := false
+	for i, b := range infos {
+		valid = valid || b.valid()
+		switch {
+		case b.Status == statusDamaged && damage == nil:
+			damage = fmt.Errorf("repository %q: backup %s: %w: %w", repository, b.Label, errDamagedManifest, backups[i].Err)
+		case b.Status == statusWALMissing && missing == nil:
+			missing = hint.Wrap(fmt.Errorf("repository %q: %w: %s needs %s to %s", repository, errBackupWithoutWAL, b.Label, b.Start.WAL, b.Stop.WAL),
+				"the backup cannot be restored without them: look for the missing ones in the server's pg_wal and push them, and take a new backup.")
+		}
+	}
+	if !valid {
+		return fmt.Errorf("repository %q: %w", repository, errNoValidBackups)
+	}
+	return cmp.Or(damage, missing)
+}
+
+// walComplete tells whether the archive holds every segment from the start of
+// a backup to the one with the last byte before its stop.
+func walComplete(h repo.BackupHeader, ranges []repo.WALRange) bool {
+	size := h.Identity.SegmentSize
+	if !postgres.ValidSegmentSize(size) || h.Start.LSN == 0 || h.Stop.LSN <= h.Start.LSN {
+		return false
+	}
+	first, last := h.Start.LSN.Segment(size), (h.Stop.LSN - 1).Segment(size)
+	return slices.ContainsFunc(ranges, func(r repo.WALRange) bool {
+		return r.Identity == h.Identity.Number && r.Timeline == h.Timeline && r.First <= first && last <= r.Last
+	})
 }
 
 func newStatus(err error) statusInfo {
@@ -107,6 +148,10 @@ func newStatus(err error) statusInfo {
 		return statusInfo{code, "ok"}
 	case errors.Is(err, errNoValidBackups):
 		return statusInfo{code, errNoValidBackups.Error()}
+	case errors.Is(err, errDamagedManifest):
+		return statusInfo{code, "error (" + errDamagedManifest.Error() + ")"}
+	case errors.Is(err, errBackupWithoutWAL):
+		return statusInfo{code, "error (" + errBackupWithoutWAL.Error() + ")"}
 	case errors.Is(err, repo.ErrUnknownStanza):
 		return statusInfo{code, "missing stanza"}
 	}
@@ -137,12 +182,22 @@ func newIdentityInfo(id repo.Identity, ranges []repo.WALRange) identityInfo {
 	return info
 }
 
-func newBackupInfo(b repo.BackupInfo) backupInfo {
-	info := backupInfo{Label: b.Label, Status: "ok"}
+// The statuses of a backup.
+const (
+	statusOK         = "ok"
+	statusPageErrors = "page errors"
+	statusWALMissing = "WAL missing"
+	statusDamaged    = "damaged"
+	statusExpired    = "expired"
+)
+
+func newBackupInfo(b repo.BackupInfo, walComplete bool) backupInfo {
+	info := backupInfo{Label: b.Label, Status: statusOK}
 	if b.Err != nil {
-		info.Status, info.Error = "damaged", oneLine(b.Err.Error())
+		info.Status, info.Error = statusDamaged, oneLine(b.Err.Error())
 		return info
 	}
+	info.WALComplete = walComplete
 	h := b.Header
 	info.Type, info.Parent, info.Identity, info.Timeline = h.Type, h.Parent, h.Identity.Number, uint32(h.Timeline)
 	info.Start, info.Stop, info.Seconds = &h.Start, &h.Stop, h.Stop.Time.Sub(h.Start.Time).Seconds()
@@ -151,16 +206,18 @@ func newBackupInfo(b repo.BackupInfo) backupInfo {
 	info.Tablespaces, info.Databases, info.Annotations, info.Version = h.Tablespaces, h.Databases, h.Annotations, h.Version
 	switch {
 	case b.Tombed:
-		info.Status = "expired"
+		info.Status = statusExpired
+	case !walComplete:
+		info.Status = statusWALMissing
 	case h.PageErrorCount > 0:
-		info.Status = "page errors"
+		info.Status = statusPageErrors
 	}
 	return info
 }
 
 // valid tells whether a restore can use the backup. One with page errors can
 // be used: the rest of the cluster may be all that is needed.
-func (b backupInfo) valid() bool { return b.Status == "ok" || b.Status == "page errors" }
+func (b backupInfo) valid() bool { return b.Status == statusOK || b.Status == statusPageErrors }
 
 // infoText is info for people, laid out as pgBackRest's.
 func infoText(stanzas []stanzaInfo, detail bool) string {
@@ -192,7 +249,7 @@ func (r repositoryInfo) writeText(b *strings.Builder, detail bool) {
 		}
 	}
 	for _, backup := range r.Backups {
-		if backup.Status == "damaged" {
+		if backup.Status == statusDamaged {
 			fmt.Fprintf(b, "\n        backup: %s\n            status: damaged (%s)\n", backup.Label, backup.Error)
 		}
 	}
@@ -214,7 +271,7 @@ func (id identityInfo) writeWAL(b *strings.Builder) {
 
 func (i backupInfo) writeText(b *strings.Builder, detail bool) {
 	fmt.Fprintf(b, "\n        %s backup: %s\n", i.Type, i.Label)
-	if i.Status != "ok" {
+	if i.Status != statusOK {
 		fmt.Fprintf(b, "            status: %s\n", i.Status)
 	}
 	fmt.Fprintf(b, "            timestamp start/stop: %s / %s\n", timeText(i.Start.Time), timeText(i.Stop.Time))

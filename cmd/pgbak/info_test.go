@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func sampleCatalog() *repo.Catalog {
 	c.Backups = []repo.BackupInfo{
 		backup("20261118-020000F", old, testClock().Add(-48*time.Hour)),
 		backup("20261119-020000F", now, testClock().Add(-24*time.Hour)),
-		{Label: "20261119-030000F", Err: errors.New("object backups/main/20261119-030000F is damaged: checksum")},
+		{Label: "20261119-030000F", Err: &repo.DamagedError{Key: "backups/main/20261119-030000F", Err: errors.New("checksum")}},
 		backup("20261120-020000F", now, testClock()),
 	}
 	c.Backups[0].Tombed = true
@@ -50,7 +51,7 @@ func sampleInfo(t *testing.T) []stanzaInfo {
 	t.Helper()
 	rc := repositoryConfig{Name: "local", URL: "file:///var/lib/pgbak"}
 	good, err := newRepositoryInfo(rc, "none", sampleCatalog(), nil)
-	if err != nil {
+	if !errors.Is(err, errDamagedManifest) {
 		t.Fatal(err)
 	}
 	bad, err := newRepositoryInfo(repositoryConfig{Name: "remote", URL: "file:///mnt/pgbak"}, "", nil,
@@ -87,6 +88,17 @@ func TestTheStatusSaysWhatIsWrong(t *testing.T) {
 	empty := &repo.Catalog{Stanza: "main", Identities: sampleCatalog().Identities}
 	unusable := sampleCatalog()
 	unusable.Backups = []repo.BackupInfo{unusable.Backups[0], unusable.Backups[2]}
+	// whole has no damage; first and last are the segments of the first identity.
+	whole := func(first, last uint64) *repo.Catalog {
+		c := sampleCatalog()
+		c.Backups = slices.Delete(c.Backups, 2, 3)
+		c.WAL[0].First, c.WAL[0].Last = first, last
+		return c
+	}
+	lacking := whole(7, 9) // the first backup begins in segment 5
+	lacking.Backups[0].Tombed = false
+	bare := whole(3, 9)
+	bare.WAL = nil
 	for _, c := range []struct {
 		title   string
 		catalog *repo.Catalog
@@ -94,7 +106,11 @@ func TestTheStatusSaysWhatIsWrong(t *testing.T) {
 		text    string
 		code    int
 	}{
-		{"a backup that can be used is ok", sampleCatalog(), nil, "ok", exitOK},
+		{"backups that can be used are ok, whatever an expired one lacks", whole(3, 9), nil, "ok", exitOK},
+		{"an expired backup needs no WAL", whole(7, 9), nil, "ok", exitOK},
+		{"one damaged manifest among others", sampleCatalog(), nil, "error (damaged manifest)", exitDamaged},
+		{"one backup without the WAL that it needs", lacking, nil, "error (backup without its WAL)", exitDamaged},
+		{"no backup that has the WAL that it needs", bare, nil, "no valid backups", exitFailed},
 		{"no backup", empty, nil, "no valid backups", exitFailed},
 		{"only expired and damaged backups", unusable, nil, "no valid backups", exitFailed},
 		{"no stanza", nil, repo.ErrUnknownStanza, "missing stanza", exitRepository},
@@ -128,4 +144,37 @@ func TestTheDocumentationNamesEveryFieldOfTheJSON(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestABackupNeedsTheWALFromItsStartToItsStop(t *testing.T) {
+	id := repo.Identity{Number: 2, SegmentSize: 1 << 20}
+	h := repo.BackupHeader{Identity: id, Timeline: 3, Start: repo.BackupPoint{LSN: 0x500028}, Stop: repo.BackupPoint{LSN: 0x700000}}
+	for _, c := range []struct {
+		title  string
+		ranges []repo.WALRange
+		want   bool
+	}{
+		{"all of it, and no more", []repo.WALRange{{Identity: 2, Timeline: 3, First: 5, Last: 6}}, true},
+		{"the first is missing", []repo.WALRange{{Identity: 2, Timeline: 3, First: 6, Last: 9}}, false},
+		{"the last is missing", []repo.WALRange{{Identity: 2, Timeline: 3, First: 1, Last: 5}}, false},
+		{"a gap", []repo.WALRange{{Identity: 2, Timeline: 3, First: 5, Last: 5}, {Identity: 2, Timeline: 3, First: 7, Last: 9}}, false},
+		{"of another timeline", []repo.WALRange{{Identity: 2, Timeline: 2, First: 1, Last: 9}}, false},
+		{"of another identity", []repo.WALRange{{Identity: 1, Timeline: 3, First: 1, Last: 9}}, false},
+	} {
+		if got := walComplete(h, c.ranges); got != c.want {
+			t.Errorf("%s: %v", c.title, got)
+		}
+	}
+	h.Identity.SegmentSize = 0
+	if walComplete(h, nil) {
+		t.Error("a header that makes no sense is complete")
+	}
+	info := newBackupInfo(repo.BackupInfo{Label: "20261120-020000F", Header: h}, false)
+	packed, err := json.Marshal(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(packed), `"wal-complete":false`, `"status":"WAL missing"`)
+	text := infoText([]stanzaInfo{{Repositories: []repositoryInfo{{Identities: []identityInfo{{Number: 2}}, Backups: []backupInfo{info}}}}}, false)
+	contains(t, text, "status: WAL missing")
 }

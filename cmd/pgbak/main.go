@@ -22,7 +22,9 @@
 // process stops, and with it the server; SIGTERM, or 143, counts as a shutdown
 // that was asked for. So archive-get exits 1 only when it has proved that the
 // file is in no repository, and 200 on any trouble: storage, damage,
-// configuration, even a mistyped flag.
+// configuration, even a mistyped flag. What crashes cannot choose, and ends
+// with 2: the restore_command that restore writes (crashGuard) turns that into
+// trouble too.
 //
 // A standby (standby.signal in the working directory, which is the data
 // directory, or --standby) also takes 1 to 125 as "not there", but then

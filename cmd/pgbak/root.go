@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pgbak/pgbak/internal/hint"
 )
 
 const defaultConfigPath = "/etc/pgbak/pgbak.yaml"
@@ -60,12 +63,15 @@ configuration file. Results go to standard output, messages to standard error.`,
 			a.began = true
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			// An archive_command that lost its command must not look like success.
+			return &usageError{err: hint.Wrap(errors.New("no command was given"), "pgbak --help lists the commands."), command: cmd.CommandPath()}
+		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
+	root.SetHelpCommand(a.helpCommand())
 	a.log = slog.New(slog.DiscardHandler)
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
@@ -80,6 +86,23 @@ configuration file. Results go to standard output, messages to standard error.`,
 		a.restoreCommand(), a.infoCommand(), a.versionCommand(),
 	)
 	return root
+}
+
+// helpCommand is cobra's, but for topics that do not exist, which are errors.
+func (a *app) helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command", Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("unknown command %q", rest[0])
+			}
+			if err != nil {
+				return &usageError{err: err, command: cmd.Root().CommandPath()}
+			}
+			return topic.Help()
+		},
+	}
 }
 
 // setting is the flag's value, else the variable's, else fallback.
