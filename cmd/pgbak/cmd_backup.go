@@ -43,7 +43,7 @@ needs is in the repository.`,
 	flags.SortFlags = false
 	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full (this version writes full backups only)")
 	flags.BoolVar(&f.startFast, "start-fast", true, "begin with an immediate checkpoint instead of waiting for a spread one")
-	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for WAL to reach the repository (`DURATION` like 60s)")
+	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for the next WAL segment to reach the repository (`DURATION` like 60s)")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "note to keep with the backup (`KEY=VALUE`; may be repeated)")
 	flags.StringArrayVar(&f.exclude, "exclude", nil, "leave out a file or directory of pgdata (`PATH` relative to it; may be repeated)")
 	f.output.add(cmd)

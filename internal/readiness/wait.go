@@ -24,7 +24,8 @@ const (
 
 // WaitOptions say how long WaitForWAL waits and by whose clock.
 type WaitOptions struct {
-	// Timeout begins when WaitForWAL is called; zero looks exactly once.
+	// Timeout begins anew whenever a file was found: an archiver that is far
+	// behind, but at work, is waited for. Zero looks at what is there now.
 	Timeout time.Duration
 	// Clock is required.
 	Clock func() time.Time
@@ -72,6 +73,7 @@ func waitFor(ctx context.Context, files []postgres.WALFile, has func(postgres.WA
 			// The archiver works in order: what was seen once stays, and the
 			// rest need not be asked for before the first is there.
 			files = files[1:]
+			deadline = o.Clock().Add(o.Timeout)
 		}
 		left := deadline.Sub(o.Clock())
 		if len(files) == 0 || left <= 0 {

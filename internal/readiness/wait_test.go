@@ -73,6 +73,22 @@ func TestWaitSeesASegmentThatArrivesMeanwhile(t *testing.T) {
 	}
 }
 
+func TestWaitIsPatientWithAnArchiverThatIsBehindButAtWork(t *testing.T) {
+	clock := &steppedClock{}
+	begin := clock.now
+	var many []uint64
+	for n := range uint64(100) {
+		many = append(many, n)
+	}
+	has := func(f postgres.WALFile) (bool, error) {
+		return clock.now.Sub(begin) > time.Duration(f.Segment)*5*time.Second, nil
+	}
+	missing, err := waitFor(t.Context(), segments(many...), has, clock.options(10*time.Second))
+	if err != nil || len(missing) != 0 {
+		t.Errorf("gave up after %s with %d missing, err %v", clock.now.Sub(begin), len(missing), err)
+	}
+}
+
 func TestWaitLooksOnceWithoutATimeout(t *testing.T) {
 	clock := &steppedClock{}
 	looks := 0
