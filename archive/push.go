@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 
-	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -88,22 +86,5 @@ func push(ctx context.Context, t Target, file *walFile) (repo.WALPut, error) {
 	if err := file.check(t.Stanza, f); err != nil {
 		return repo.WALPut{}, err
 	}
-	put, err := t.Stanza.PutWAL(ctx, id, f, file)
-	if err == nil && put.Outcome == repo.WALAlreadyThere {
-		err = readBack(ctx, t.Stanza, id, f)
-	}
-	return put, err
-}
-
-// readBack proves that what was archived before is whole. The clash was decided
-// by what the object's header says of its content, and PostgreSQL will recycle
-// its own good copy when this push succeeds.
-func readBack(ctx context.Context, s *repo.Stanza, id repo.Identity, f postgres.WALFile) error {
-	r, err := s.OpenWAL(ctx, id, f)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = io.Copy(io.Discard, r)
-	return hint.Wrap(err, "the server keeps its own copy and tries again: move the damaged object away, and the next push stores it anew.")
+	return t.Stanza.PutWAL(ctx, id, f, file)
 }

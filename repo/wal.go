@@ -36,7 +36,8 @@ const walSpoolMemory = 64 << 20
 
 // PutWAL archives a WAL file: durable on return, never over something else.
 // When the key is taken, the contents are compared by their hash: equal is
-// WALAlreadyThere, different is ErrWALConflict, and nothing is changed.
+// WALAlreadyThere, once what is there was read back whole; different is
+// ErrWALConflict; and nothing is changed.
 func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, src storage.Source) (WALPut, error) {
 	put := WALPut{RawSize: src.Size()}
 	name := f.Name(id.SegmentSize)
@@ -59,7 +60,10 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, sr
 	err = s.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
 	if errors.Is(err, storage.ErrExist) {
 		put.Outcome = WALAlreadyThere
-		return put, s.compareWAL(ctx, key, name, content, src.Size())
+		if err := s.compareWAL(ctx, key, name, content, src.Size()); err != nil {
+			return put, err
+		}
+		return put, s.readBackWAL(ctx, id, f)
 	}
 	if err != nil {
 		return put, fmt.Errorf("archive WAL file %s: %w", name, err)
@@ -104,8 +108,20 @@ func (s *Stanza) encodeWAL(w io.Writer, key string, src storage.Source, content 
 	return e.encode(w, in, src.Size(), content)
 }
 
-// compareWAL decides a clash by the header of what is there, which a checksum
-// protects; content that is there but damaged is found by archive-get and verify.
+// readBackWAL proves that a file archived before is whole: the clash is decided
+// by what the object's header says of its content, and PostgreSQL will recycle
+// its own good copy when the push succeeds.
+func (s *Stanza) readBackWAL(ctx context.Context, id Identity, f postgres.WALFile) error {
+	r, err := s.OpenWAL(ctx, id, f)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return hint.Wrap(err, "the server keeps its own copy and tries again: move the damaged object away, and the next push stores it anew.")
+}
+
+// compareWAL decides a clash by the header of what is there, which a checksum protects.
 func (s *Stanza) compareWAL(ctx context.Context, key, name string, content ContentID, size int64) error {
 	b, err := readPrefix(ctx, s.repo.store, key, walHeaderFixed+maxWrapped+8)
 	if err != nil {
