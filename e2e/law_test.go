@@ -45,7 +45,6 @@ func readBackup(ctx context.Context, s *repo.Stanza, label repo.Label) error {
 	if err != nil {
 		return err
 	}
-	defer b.Close()
 	files := 0
 	for f, err := range b.Files(ctx) {
 		if err != nil {

@@ -3,32 +3,9 @@ package repo
 import (
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/pgbak/pgbak/internal/crc32c"
 )
-
-// packSizes remembers the sizes of the packs of this operation.
-type packSizes struct {
-	mu   sync.Mutex
-	size map[packID]int64
-}
-
-func (p *packSizes) set(id packID, n int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.size == nil {
-		p.size = map[packID]int64{}
-	}
-	p.size[id] = n
-}
-
-func (p *packSizes) get(id packID) (int64, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n, ok := p.size[id]
-	return n, ok
-}
 
 // AddPath adds a directory, a link or an empty file.
 func (w *BackupWriter) AddPath(f File) error {

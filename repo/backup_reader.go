@@ -55,9 +55,6 @@ func (s *Stanza) OpenBackup(ctx context.Context, l Label) (*Backup, error) {
 // Header is what the backup is.
 func (b *Backup) Header() BackupHeader { return b.header }
 
-// Close releases what the backup holds.
-func (b *Backup) Close() error { return nil }
-
 // openBlocks begins to read the manifest.
 func (b *Backup) openBlocks(ctx context.Context) (*blockReader, io.ReadCloser, error) {
 	r := b.stanza.repo

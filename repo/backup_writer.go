@@ -33,7 +33,6 @@ type BackupWriter struct {
 	ctx     context.Context // ends with the first failed upload
 	outer   context.Context // the caller's
 	buffers chan []byte
-	sizes   packSizes
 
 	maps       mapWriter
 	entries    *entrySpool
@@ -209,18 +208,10 @@ func (w *BackupWriter) openPack() error {
 		}
 		w.pack = newPackBuilder(id, w.pageSize, w.dataKey, meta, w.wrapped, buf)
 	case <-w.ctx.Done():
-		return w.failure()
+		return context.Cause(w.ctx) // the first failed upload, or why the caller gave up
 	}
 	w.packs++
 	return nil
-}
-
-// failure is why the writer's context ended: the first failed upload, or the caller.
-func (w *BackupWriter) failure() error {
-	if err := w.uploads.Wait(); err != nil {
-		return err
-	}
-	return context.Cause(w.ctx)
 }
 
 func (w *BackupWriter) closePack() error {
@@ -233,7 +224,7 @@ func (w *BackupWriter) closePack() error {
 	if err != nil {
 		return fmt.Errorf("close pack: %w", err)
 	}
-	w.sizes.set(p.id, int64(len(data)))
+	w.tables.packs[w.packNumber[p.id]].size = int64(len(data)) // a pack that was opened has a frame, which is in use
 	w.totals.StoredBytes += int64(len(data))
 	w.uploads.Go(func() error {
 		err := w.stanza.repo.store.Put(w.ctx, p.id.key(), storage.Bytes(data), storage.PutOptions{IfAbsent: true})
@@ -267,7 +258,7 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 		return h, err
 	}
 	if err := w.maps.close(); err != nil {
-		return h, errors.Join(w.failureOnly(), err)
+		return h, errors.Join(context.Cause(w.ctx), err)
 	}
 	if err := w.uploads.Wait(); err != nil {
 		return h, err
@@ -284,14 +275,6 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 		return h, fmt.Errorf("backup %s: %w: %s: %w", h.Label, ErrPinLeft, pinKey(w.op), err)
 	}
 	return h, nil
-}
-
-// failureOnly gives a failed upload that explains a later error.
-func (w *BackupWriter) failureOnly() error {
-	if w.ctx.Err() == nil {
-		return nil
-	}
-	return w.uploads.Wait()
 }
 
 // Abort ends the writer without a backup. What was stored stays, and so does

@@ -50,7 +50,6 @@ func (r *reading) readBackup(ctx context.Context, s *Stanza, l Label) {
 		r.errs[at] = err
 		return
 	}
-	defer b.Close()
 	h := b.Header()
 	h.Operation, h.WrappedKeys, h.AddedSize, h.ReferencedSize = "", nil, 0, 0 // differ between repositories
 	r.values[at] = fmt.Sprintf("%+v", h)

@@ -23,10 +23,10 @@ func (w *BackupWriter) finishHeader(h BackupHeader) (BackupHeader, error) {
 	}
 	for i, p := range w.tables.packs {
 		h.ReferencedSize += p.used
-		size, ok := w.sizes.get(p.id)
-		if !ok {
-			size, ok = inherited[p.id]
+		if p.id.op == w.op {
+			continue
 		}
+		size, ok := inherited[p.id]
 		if !ok {
 			return h, fmt.Errorf("pack %s is used but unknown", p.id.key())
 		}

@@ -50,7 +50,6 @@ func IdentityOf(ctx context.Context, s *repo.Stanza, set repo.Label) (repo.Ident
 	if err != nil {
 		return repo.Identity{}, fmt.Errorf("open backup %s: %w", set, err)
 	}
-	defer b.Close()
 	return b.Header().Identity, nil
 }
 

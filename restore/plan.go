@@ -157,7 +157,6 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", d.Label, err)
 	}
-	defer backup.Close()
 	if p.tree, err = survey(ctx, backup); err != nil {
 		return nil, err
 	}

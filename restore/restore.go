@@ -61,7 +61,6 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if r.backup, err = o.Stanza.OpenBackup(ctx, plan.Backup.Label); err != nil {
 		return Result{}, fmt.Errorf("open backup %s: %w", plan.Backup.Label, err)
 	}
-	defer r.backup.Close()
 	defer r.closePlaces()
 	if err := r.steps(ctx); err != nil {
 		return Result{}, err
