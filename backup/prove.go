@@ -52,10 +52,14 @@ func (r *run) checkLabel(result server.StopResult) error {
 	return nil
 }
 
+// neededWAL are the segments from start to stop.
+func (r *run) neededWAL() []postgres.WALFile {
+	return walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
+}
+
 // waitForWAL waits for every segment that recovery of this backup needs.
 func (r *run) waitForWAL(ctx context.Context) error {
-	files := walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
-	if err := r.waitFor(ctx, files); err != nil {
+	if err := r.waitFor(ctx, r.neededWAL()); err != nil {
 		return fmt.Errorf("after the copy: %w", err)
 	}
 	return nil
@@ -83,7 +87,7 @@ const maxScanned = 64 << 20
 //
 // Where reads are not cheap, only the first and the last segment are read.
 func (r *run) proveWAL(ctx context.Context) error {
-	files := walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
+	files := r.neededWAL()
 	if !r.o.Stanza.Repository().Store().Properties().CheapReads && len(files) > 2 {
 		files = []postgres.WALFile{files[0], files[len(files)-1]}
 	}
