@@ -57,11 +57,17 @@ func (k *killer) count(t *testing.T, args ...string) int {
 // tells whether it came to that.
 func (k *killer) killAt(t *testing.T, variable string, n int, args ...string) (outcome, bool) {
 	t.Helper()
-	k.env = []string{fmt.Sprintf("%s=%d", variable, n)}
+	return k.killWhen(t, fmt.Sprintf("%s=%d", variable, n), args...)
+}
+
+// killWhen runs a command that is to die as fault says.
+func (k *killer) killWhen(t *testing.T, fault string, args ...string) (outcome, bool) {
+	t.Helper()
+	k.env = []string{fault}
 	o := k.run(t, args...)
 	k.env = nil
 	if o.code >= 0 && o.code != codeOK {
-		t.Fatalf("%s=%d: exit %d\n%s", variable, n, o.code, o.stderr)
+		t.Fatalf("%s: exit %d\n%s", fault, o.code, o.stderr)
 	}
 	if o.code < 0 {
 		k.kills++
@@ -149,6 +155,10 @@ func TestAKilledBackupLeavesNoHalfBackup(t *testing.T) {
 		forget(t, st, checked, map[repo.Label]bool{first: true})
 	}
 	k.each(t, strike, "backup")
+	// The number of this moment varies with the looks for WAL: name it.
+	strike("right after the manifest", func(args ...string) (outcome, bool) {
+		return k.killWhen(t, "PGBAK_FAULT_KILL_AFTER_PUT=backups/", args...)
+	})
 	if err := readBackup(t.Context(), s, first); err != nil {
 		t.Errorf("the first backup at the end: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -22,12 +23,13 @@ import (
 //
 //	PGBAK_FAULT_KILL_AT=n        SIGKILL right before operation n
 //	PGBAK_FAULT_KILL_AFTER=n     SIGKILL right after it had its effect
+//	PGBAK_FAULT_KILL_AFTER_PUT=p SIGKILL right after a Put of a key that begins with p had its effect
 //	PGBAK_FAULT_FAIL_AT=n        operation n fails without effect
 //	PGBAK_FAULT_COUNT_FILE=path  the number of operations begun so far
 func withFaults(st storage.Store) storage.Store {
 	return &faults{
 		Store: st, killAt: number("PGBAK_FAULT_KILL_AT"), killAfter: number("PGBAK_FAULT_KILL_AFTER"),
-		failAt: number("PGBAK_FAULT_FAIL_AT"), countFile: os.Getenv("PGBAK_FAULT_COUNT_FILE"),
+		failAt: number("PGBAK_FAULT_FAIL_AT"), killAfterPut: os.Getenv("PGBAK_FAULT_KILL_AFTER_PUT"), countFile: os.Getenv("PGBAK_FAULT_COUNT_FILE"),
 	}
 }
 
@@ -42,7 +44,7 @@ func number(variable string) int {
 type faults struct {
 	storage.Store
 	killAt, killAfter, failAt int
-	countFile                 string
+	killAfterPut, countFile   string
 
 	mu    sync.Mutex
 	count int
@@ -83,7 +85,11 @@ func (f *faults) Put(ctx context.Context, key string, src storage.Source, o stor
 		return err
 	}
 	defer after()
-	return f.Store.Put(ctx, key, src, o)
+	err = f.Store.Put(ctx, key, src, o)
+	if err == nil && f.killAfterPut != "" && strings.HasPrefix(key, f.killAfterPut) {
+		die()
+	}
+	return err
 }
 
 func (f *faults) Get(ctx context.Context, key string, r storage.Range) (io.ReadCloser, error) {
