@@ -21,9 +21,14 @@ type bytesSource []byte
 func (b bytesSource) Size() int64 { return int64(len(b)) }
 
 func (b bytesSource) Open() (io.ReadCloser, error) {
-	// NopCloser passes WriteTo through, which lets a Put write b in one piece.
-	return io.NopCloser(bytes.NewReader(b)), nil
+	return byteReader{bytes.NewReader(b)}, nil
 }
+
+// byteReader has the WriteTo of its Reader, which lets a Put write all of it in
+// one piece, and its Seek.
+type byteReader struct{ *bytes.Reader }
+
+func (byteReader) Close() error { return nil }
 
 // File is a Source of the file at path, which the caller found to have size
 // bytes. A file that has become shorter or longer by the time it is read makes
@@ -45,7 +50,7 @@ func (f fileSource) Open() (io.ReadCloser, error) {
 	// An os.File writes itself to others in pieces of 32 KiB; without its
 	// WriteTo the copy is made in the larger pieces of CopySource.
 	return struct {
-		io.Reader
+		io.ReadSeeker
 		io.Closer
 	}{file, file}, nil
 }

@@ -97,8 +97,13 @@ func (s spoolSource) Open() (io.ReadCloser, error) {
 	if s.spool.err != nil {
 		return nil, s.spool.err
 	}
-	return io.NopCloser(io.NewSectionReader(s.content, 0, s.size)), nil
+	return sectionReader{io.NewSectionReader(s.content, 0, s.size)}, nil
 }
+
+// sectionReader has nothing to close: the file is the Spool's.
+type sectionReader struct{ *io.SectionReader }
+
+func (sectionReader) Close() error { return nil }
 
 // Close frees the memory and the file. Sources cannot be opened any more.
 func (s *Spool) Close() error {

@@ -2,10 +2,11 @@
 // the lowest layer of pgbak: everything above it speaks to a [Store] and never
 // to a disk or a bucket.
 //
-// Drivers (posix here, mem in storage/mem) are dumb: they do not retry,
-// limit, count or log. Cross-cutting behaviour is added by decorators of the
-// same interface (storage/faulty injects faults in tests). One conformance
-// suite, storage/storagetest, is run by every driver and every decorator.
+// Drivers (storage/posix, storage/s3, storage/mem) are dumb: they do not retry,
+// limit, count or log. That is added by decorators of the same interface
+// (storage/retry, storage/limit, storage/metrics, storage/readonly; storage/faulty
+// injects faults in tests). The promises of the interface are checked by one
+// suite, storage/conformance, which every driver and every decorator passes.
 package storage
 
 import (
@@ -27,20 +28,40 @@ var ErrExist = errors.New("object already exists")
 // then not visible and nothing of it remains.
 var ErrNoSpace = errors.New("no space left in the repository storage")
 
+// ErrTransient is wrapped by errors that may be gone when the same operation is
+// tried again: a lost connection, a timeout, a server that is overloaded or
+// restarting. Every other error will come again. Drivers tell which is which;
+// whether, how often and how long something is tried again is for the caller, or
+// for the decorator storage/retry that stands between them.
+//
+// A Put that fails with ErrTransient may have had its effect.
+var ErrTransient = errors.New("the storage may recover")
+
+// ErrThrottled is wrapped, besides ErrTransient, when the store asks for fewer
+// requests: wait longer before the next.
+var ErrThrottled = errors.New("the storage asks for fewer requests")
+
 // Store keeps immutable objects under keys. A driver promises:
 //
 //   - Put is all-or-nothing: a reader sees the whole object or none, also
 //     after a crash of the writer or of the machine; and it is durable when
 //     Put returns nil. After an error the object may or may not be there.
 //   - With PutOptions.IfAbsent exactly one of several concurrent Puts of a key
-//     succeeds, the others get an error that wraps ErrExist and change nothing.
+//     with different contents succeeds, the others get an error that wraps
+//     ErrExist and change nothing. Of Puts of one content more than one may
+//     succeed: who retries after a lost answer takes his own object, when he
+//     finds it there, for success. Where Properties.ConditionalPut is false this
+//     holds only for Puts that do not overlap.
 //   - What was Put is at once visible to Get, Stat and List of every client.
 //   - List yields the objects whose key begins with the prefix in ascending
 //     byte order of the key; it sees every object that was there before it
 //     began and was not deleted since.
 //   - Get, Stat: an absent key gives an error that wraps ErrNotExist. Delete of
 //     an absent key is no error.
-//   - All methods may be called concurrently. Drivers do not retry.
+//   - All methods may be called concurrently, and end soon after their context.
+//   - Drivers do not retry: an error that wraps ErrTransient says that the caller
+//     may. The exception are the single requests of an operation that needs many
+//     (parts of a large object, pages of a list), which nobody else can repeat.
 //
 // Keys are non-empty, slash-separated, and pass [CheckKey].
 type Store interface {
@@ -67,6 +88,8 @@ type Object struct {
 type Source interface {
 	// Size is the number of bytes that every reader from Open yields.
 	Size() int64
+	// Open begins at the first byte. A reader that is an io.Seeker too spares a
+	// driver, which must know a checksum before it sends, a copy in memory.
 	Open() (io.ReadCloser, error)
 }
 

@@ -188,7 +188,7 @@ func fences() []Fence {
 		},
 		{
 			Forbidden: []string{modulePath + "/internal/pgtest", "testing"}, Inside: []string{"*"},
-			Except: []string{"internal/pgtest", "storage/storagetest", "storage/conformance", "internal/lint", "e2e", "bench"},
+			Except: []string{"internal/pgtest", "storage/storagetest", "internal/lint", "e2e", "bench"},
 			Linked: true, Why: "test kits stay out of programs",
 		},
 		{
