@@ -90,7 +90,7 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 // file: a file is absent only if none has it. control is nil if the working
 // directory is no data directory.
 func (a *app) sources(ctx context.Context, rc repositoryConfig, stanza string, identity int, control *postgres.Control) ([]archive.Source, error) {
-	o, err := a.openStanza(ctx, rc, stanza)
+	o, err := a.openStanza(ctx, rc, stanza, toRead)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	var targets []archive.Target
 	var failed error
 	for _, rc := range sel.repositories {
-		o, err := a.openStanza(cmd.Context(), rc, sel.stanza.Name)
+		o, err := a.openStanza(cmd.Context(), rc, sel.stanza.Name, toWrite)
 		if err != nil {
 			failed = join(failed, err)
 			continue
