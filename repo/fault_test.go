@@ -121,7 +121,7 @@ func TestPuttingWALUnderFaults(t *testing.T) {
 		}
 		s, err := r.Stanza(ctx, "main")
 		if err == nil {
-			_, err = s.PutWAL(ctx, s.Current(), f, storage.Bytes(content))
+			_, err = s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(content)))
 		}
 		return err
 	}
