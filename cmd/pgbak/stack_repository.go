@@ -92,13 +92,18 @@ type opened struct {
 	stanza     *repo.Stanza
 }
 
-// openStanza opens the stanza in one repository.
+// openStanza opens a repository and the stanza in it, for less than both cost
+// one after the other.
 func (a *app) openStanza(ctx context.Context, rc repositoryConfig, name string, to access) (opened, error) {
-	r, err := a.openRepository(ctx, rc, to)
+	o, err := a.repositoryOptions(rc)
 	if err != nil {
 		return opened{}, err
 	}
-	s, err := r.Stanza(ctx, name)
+	st, err := a.openStore(ctx, rc, to)
+	if err != nil {
+		return opened{}, fmt.Errorf("repository %q: %w", rc.Name, err)
+	}
+	s, err := repo.OpenStanza(ctx, st, o, name)
 	if err != nil {
 		return opened{}, fmt.Errorf("repository %q: %w", rc.Name, err)
 	}
