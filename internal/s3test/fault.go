@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"net/url"
 )
@@ -49,7 +48,7 @@ const (
 	CutBefore
 	// DropAnswer cuts the connection when the server has done it and answered; the client sees nothing of the answer.
 	DropAnswer
-	// CutBody cuts the connection after half of the answer's body. An answer without a body is dropped.
+	// CutBody cuts the connection after half of the answer's body. An answer with a body of less than two bytes is dropped.
 	CutBody
 	// SlowDown answers 503 with S3's error SlowDown; the server never sees the request.
 	SlowDown
@@ -73,66 +72,41 @@ func Faults() []Fault {
 	return []Fault{CutBefore, DropAnswer, CutBody, SlowDown, InternalError, Hang}
 }
 
-// withoutServer does what a fault wants that keeps the request from the server, and tells whether it did.
-func (p *Proxy) withoutServer(w http.ResponseWriter, r *http.Request, fault Fault) bool {
-	switch fault {
-	case CutBefore:
-		panic(http.ErrAbortHandler)
-	case SlowDown:
-		// An answer before the end of the body would be lost when the connection is closed upon the rest, but who
-		// waits for a 100 Continue must not get it.
-		if r.Header.Get("Expect") == "" {
-			_, _ = io.Copy(io.Discard, r.Body) // a client that went away needs no answer
-		}
-		refuse(w, r, http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
-		return true
-	case Hang:
-		_, _ = io.Copy(io.Discard, r.Body) // only then the server watches whether the client goes away
-		select {
-		case <-r.Context().Done():
-		case <-p.closed:
-		}
-		panic(http.ErrAbortHandler)
-	default:
-		return false
+// drainUnlessAsked reads the body of a request that is refused: an answer before its end would be lost, as the connection is closed
+// when more comes. But a client that waits for a 100 Continue sends nothing and must not be asked to.
+func drainUnlessAsked(r *http.Request) {
+	if r.Header.Get("Expect") == "" {
+		_, _ = io.Copy(io.Discard, r.Body) // a client that went away needs no answer
 	}
 }
 
-// answer sends the server's answer, or what the fault makes of it.
-func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, answer *http.Response, fault Fault) {
-	limit := int64(math.MaxInt64)
-	switch fault {
-	case DropAnswer, InternalError:
-		// To the end: the server may still be at work while it answers.
-		_, _ = io.Copy(io.Discard, answer.Body)
-		if fault == InternalError {
-			refuse(w, r, http.StatusInternalServerError, "InternalError", "We encountered an internal error. Please try again.")
-			return
-		}
-		panic(http.ErrAbortHandler)
-	case CutBody:
-		size := answer.ContentLength
-		if size < 0 {
-			body, _ := io.ReadAll(answer.Body) // lists and errors come without a length: small
-			answer.Body, size = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		}
-		if size == 0 || r.Method == http.MethodHead {
-			panic(http.ErrAbortHandler)
-		}
-		limit = size / 2
+// hang waits until the client goes away or the proxy ends.
+func (p *Proxy) hang(r *http.Request) bool {
+	_, _ = io.Copy(io.Discard, r.Body) // only after its end the context follows the connection
+	select {
+	case <-r.Context().Done():
+	case <-p.closed:
 	}
-	if !p.pass(w, answer, limit) || fault == CutBody {
-		_ = http.NewResponseController(w).Flush() // a half of nothing: the headers at least
-		panic(http.ErrAbortHandler)
+	return false
+}
+
+// halve returns half the size of the answer's body.
+func halve(answer *http.Response) int64 {
+	size := answer.ContentLength
+	if size < 0 {
+		body, _ := io.ReadAll(answer.Body) // lists and errors come without a length: small
+		answer.Body, size = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
+	return size / 2
 }
 
 // refuse answers with an error of S3.
-func refuse(w http.ResponseWriter, r *http.Request, status int, code, message string) {
+func refuse(w http.ResponseWriter, r *http.Request, status int, code, message string) bool {
 	w.Header().Set("Content-Type", "application/xml")
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+
 			`<Error><Code>%s</Code><Message>%s</Message><RequestId>PROXY</RequestId><HostId>proxy</HostId></Error>`, code, message)
 	}
+	return true
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -128,22 +129,51 @@ func (p *Proxy) noteState(conn net.Conn, state http.ConnState) {
 	p.conns[conn] = state
 }
 
-// ServeHTTP records, decides and forwards.
+// ServeHTTP records, decides, and forwards what the decision leaves.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fault := None
 	request := p.record(r)
 	if decide := p.decide.Load(); decide != nil {
 		fault = (*decide)(request)
 	}
-	if p.withoutServer(w, r, fault) {
-		return
+	if !p.serve(w, r, fault) {
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = conn.Close() // cut: whatever was not flushed is lost
+		}
+	}
+}
+
+// serve does what the fault wants with the request, and returns false if the connection must be cut.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, fault Fault) bool {
+	switch fault {
+	case CutBefore:
+		return false
+	case SlowDown:
+		drainUnlessAsked(r)
+		return refuse(w, r, http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
+	case Hang:
+		return p.hang(r)
 	}
 	answer, err := p.forward(r)
 	if err != nil {
-		panic(http.ErrAbortHandler) // cuts the connection
+		return false
 	}
 	defer func() { _ = answer.Body.Close() }()
-	p.answer(w, r, answer, fault)
+	switch fault {
+	case DropAnswer:
+		_, _ = io.Copy(io.Discard, answer.Body) // to the end: the server may still be at work while it answers
+		return false
+	case InternalError:
+		_, _ = io.Copy(io.Discard, answer.Body)
+		return refuse(w, r, http.StatusInternalServerError, "InternalError", "We encountered an internal error. Please try again.")
+	case CutBody:
+		if half := halve(answer); half > 0 && r.Method != http.MethodHead {
+			p.pass(w, answer, half)
+		}
+		return false
+	default:
+		return p.pass(w, answer, math.MaxInt64)
+	}
 }
 
 // record gives the request its number.
