@@ -226,7 +226,7 @@ func TestCatalogueIsReadAtOnceAndInOrder(t *testing.T) {
 	s := testRepository(t, st, "")
 	headersOf(t, s, 40)
 	for _, name := range []string{"000000010000000000000001", "00000002.history", "00000003.history"} {
-		if _, err := s.PutWAL(ctx, s.Current(), mustWAL(t, name), storage.Bytes([]byte("1\t0/2000000\tno reason\n"))); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), mustWAL(t, name), NewWALContent(storage.Bytes([]byte("1\t0/2000000\tno reason\n")))); err != nil {
 			t.Fatal(err)
 		}
 	}

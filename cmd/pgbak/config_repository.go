@@ -12,7 +12,6 @@ import (
 
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
-	"github.com/pgbak/pgbak/storage/limit"
 )
 
 // repositoryConfig is one entry of repositories.
@@ -144,8 +143,8 @@ func bucketOf(u *url.URL) (place, error) {
 const maxPrefix = 1024 - storage.MaxKey - 1
 
 // parse reads the limits; zero is none.
-func (l limitsConfig) parse() (limit.Limits, error) {
-	var parsed limit.Limits
+func (l limitsConfig) parse() (rateLimits, error) {
+	var parsed rateLimits
 	for _, rate := range []struct {
 		key, text string
 		value     *int64
@@ -153,7 +152,7 @@ func (l limitsConfig) parse() (limit.Limits, error) {
 		if rate.text == "" {
 			continue
 		}
-		n, err := limit.Parse(rate.text)
+		n, err := parseRate(rate.text)
 		if err != nil {
 			return parsed, fmt.Errorf("limits.%s: %w", rate.key, err)
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
-	"github.com/pgbak/pgbak/storage/limit"
 	"github.com/pgbak/pgbak/storage/metrics"
 	"github.com/pgbak/pgbak/storage/posix"
 	"github.com/pgbak/pgbak/storage/readonly"
@@ -62,8 +61,8 @@ func (a *app) openStore(ctx context.Context, rc repositoryConfig, to access) (st
 	counted := metrics.New(withFaults(st), a.clock)
 	a.count(rc.Name, counted)
 	st = counted
-	if limits != (limit.Limits{}) {
-		st = limit.New(st, limits)
+	if limits != (rateLimits{}) {
+		return nil, &configError{errors.New("limits cannot be held yet")}
 	}
 	st = retry.New(st, policy)
 	if to == toRead {
