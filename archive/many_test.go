@@ -152,16 +152,22 @@ func TestEveryRepositoryThatFailedIsNamedAndItsErrorFound(t *testing.T) {
 	mustHold(t, sound, name, content)
 }
 
-func TestWhatIsCheckedIsStoredThoughThePathBecomesAnotherFile(t *testing.T) {
+func TestWhatWasOpenedIsStoredThoughThePathBecomesAnotherFile(t *testing.T) {
 	s := memStanza(t)
 	f := walFileOf(1)
 	content := segment(s.Current(), f)
 	path := writeFile(t, f.Name(segmentSize), content)
-	replaced := PushTarget{Name: "local", Open: func(context.Context) (*repo.Stanza, error) {
-		other := writeFile(t, "other", make([]byte, segmentSize))
-		return s, os.Rename(other, path)
-	}}
-	if _, err := mustPush(t, path, replaced); err != nil {
+	file, err := look(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	other := bytes.Clone(content)
+	other[len(other)-1] ^= 1
+	if err := os.Rename(writeFile(t, "other", other), path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pushInto(t.Context(), s, file, repo.NewWALContent(file)); err != nil {
 		t.Fatal(err)
 	}
 	mustHold(t, s, f.Name(segmentSize), content)
