@@ -106,17 +106,23 @@ func checkAtomicReplace(ctx context.Context, st storage.Store, prefix string) er
 func checkAtomicFirst(ctx context.Context, st storage.Store, prefix string) error {
 	const objects = 20
 	name := func(n int) string { return fmt.Sprintf("%sdir/%d", prefix, n) }
+	var writing atomic.Int32
+	writing.Store(1)
 	return together(3, func(i int) error {
-		for n := range objects {
-			if i == 0 {
+		if i == 0 {
+			defer writing.Add(-1)
+			for n := range objects {
 				if err := put(ctx, st, name(n), version(n)); err != nil {
 					return err
 				}
-				continue
 			}
+			return nil
+		}
+		for n := range objects {
 			for seen := false; !seen; {
+				last := writing.Load() == 0 // what is not there now will not come any more
 				b, err := readSlowly(ctx, st, name(n))
-				if errors.Is(err, storage.ErrNotExist) {
+				if errors.Is(err, storage.ErrNotExist) && !last {
 					continue
 				}
 				if err != nil {

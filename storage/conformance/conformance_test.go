@@ -373,6 +373,16 @@ func TestAProbeEndsWithItsContextAndCleansUp(t *testing.T) {
 	}
 }
 
+func TestNoCheckHangsOnAStoreThatTakesNoPuts(t *testing.T) {
+	trouble := errors.New("403 access denied")
+	for _, c := range Checks() {
+		st := broken{Store: mem.New(), put: func(context.Context, *mem.Store, string, storage.Source, storage.PutOptions) error { return trouble }}
+		if err := c.Run(t.Context(), st, "x/"); err == nil {
+			t.Errorf("%q passed", c.Name)
+		}
+	}
+}
+
 func TestTheChecksFindBrokenStores(t *testing.T) {
 	for _, tt := range brokenStores {
 		t.Run(tt.title, func(t *testing.T) {

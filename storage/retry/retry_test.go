@@ -448,6 +448,34 @@ func TestAReaderThatBringsBytesIsNotGivenUp(t *testing.T) {
 	}
 }
 
+func TestAFaultAfterTheLastByteNeedsNoRequest(t *testing.T) {
+	for r, want := range map[storage.Range]int{
+		{Length: 100}: 1, {Offset: 40, Length: 60}: 1, {Offset: -100}: 1, {Offset: -30, Length: 20}: 1,
+		{}: 2, {Length: 101}: 2, {Offset: -101}: 2, // may go on
+	} {
+		inner := mem.New()
+		_ = inner.Put(t.Context(), "key", storage.Bytes(make([]byte, 100)), ifAbsent)
+		st := faulty.New(inner, faulty.Transient(faulty.Nth(3)), nil) // get, read, read
+		b, err := storage.ReadAll(t.Context(), onlyRange{retry.New(st, quick()), r}, "key", 1000)
+		if err != nil || len(b) != len(selected(make([]byte, 100), r)) || !st.Fired() {
+			t.Errorf("%+v: read %d bytes, %v", r, len(b), err)
+		}
+		if gets := strings.Count(strings.Join(st.Trace(), "\n"), "get key"); gets != want {
+			t.Errorf("%+v: %d gets, want %d", r, gets, want)
+		}
+	}
+}
+
+// onlyRange gets the same range whatever it is asked for.
+type onlyRange struct {
+	storage.Store
+	r storage.Range
+}
+
+func (o onlyRange) Get(ctx context.Context, key string, _ storage.Range) (io.ReadCloser, error) {
+	return o.Store.Get(ctx, key, o.r)
+}
+
 func TestAnObjectThatBecomesShorterIsNoEnd(t *testing.T) {
 	for _, r := range []storage.Range{{}, {Length: 80}, {Offset: 5}, {Offset: -90}, {Offset: -90, Length: 80}} {
 		for _, left := range []int{0, 3, 20} {

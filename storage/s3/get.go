@@ -101,6 +101,9 @@ func describe(output *awss3.GetObjectOutput, r storage.Range) (found, error) {
 		}
 		return f, nil
 	}
+	if f.length == 0 && strings.HasSuffix(*output.ContentRange, "/0") {
+		return f, nil // MinIO's answer for the tail of an empty object is no range at all: "bytes 0--1/0"
+	}
 	first, last, size, err := parseContentRange(*output.ContentRange)
 	if err != nil {
 		return found{}, err

@@ -38,7 +38,7 @@ var errStop = errors.New("stop")
 
 func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Object) bool) error {
 	input := &awss3.ListObjectsV2Input{
-		Bucket: s.bucket(), Prefix: s.object(prefix),
+		Bucket: s.bucket(), Prefix: s.object(askedPrefix(prefix)),
 		EncodingType: types.EncodingTypeUrl, // keys can have bytes that XML cannot
 	}
 	last := ""
@@ -60,8 +60,8 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Obje
 					full, last, *input.Prefix)
 			}
 			last = full
-			key := full[len(*input.Prefix)-len(prefix):]
-			if storage.CheckKey(key) != nil {
+			key := full[len(*s.object("")):]
+			if storage.CheckKey(key) != nil || !strings.HasPrefix(key, prefix) {
 				continue
 			}
 			if o.Size == nil {
@@ -111,6 +111,16 @@ func decodeKey(page *awss3.ListObjectsV2Output, key string) (string, error) {
 		return "", fmt.Errorf("the server listed a key in a wrong encoding: %w", err)
 	}
 	return decoded, nil
+}
+
+// askedPrefix is prefix without a last "." or "..", which begin keys such as
+// "...", but which MinIO refuses to look for.
+func askedPrefix(prefix string) string {
+	i := strings.LastIndexByte(prefix, '/') + 1
+	if rest := prefix[i:]; rest == "." || rest == ".." {
+		return prefix[:i]
+	}
+	return prefix
 }
 
 // canBegin tells whether a valid key can begin with prefix. Others are not asked

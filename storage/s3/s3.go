@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -58,6 +59,9 @@ type Options struct {
 	Clock func() time.Time
 	// Log gets a warning when the bucket is in another region; nil is nobody.
 	Log *slog.Logger
+
+	// dial replaces the way to connections, in tests.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Store is a bucket, or what is below a prefix in it. It is ready for use by
