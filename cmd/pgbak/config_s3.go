@@ -55,11 +55,13 @@ func (r repositoryConfig) s3() s3Config {
 	return *r.S3
 }
 
+// Lengths are compared apart: counted repetitions would cost every start of
+// the program more than all else in this package.
 var (
-	regionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-	className  = regexp.MustCompile(`^[A-Z][A-Z0-9_-]{0,62}$`)
-	amazonName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$`)
+	regionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	className  = regexp.MustCompile(`^[A-Z][A-Z0-9_-]*$`)
+	amazonName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*[a-z0-9]$`)
+	bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$`)
 )
 
 // amazon tells whether the bucket is Amazon's and not another server's.
@@ -162,11 +164,11 @@ func (c *credentialsConfig) check() error {
 // (docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html); on
 // other servers there are older buckets with capitals and underscores.
 func checkBucket(name string, amazon bool) error {
-	fits := bucketName
+	fits, longest := bucketName, 255
 	if amazon {
-		fits = amazonName
+		fits, longest = amazonName, 63
 	}
-	if !fits.MatchString(name) || strings.Contains(name, "..") || net.ParseIP(name) != nil {
+	if len(name) < 3 || len(name) > longest || !fits.MatchString(name) || strings.Contains(name, "..") || net.ParseIP(name) != nil {
 		return fmt.Errorf("url: %q is not the name of a bucket: use 3 to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit", name)
 	}
 	return nil
