@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/limit"
 )
 
 // repositoryConfig is one entry of repositories.
@@ -143,8 +142,8 @@ func bucketOf(u *url.URL) (place, error) {
 const maxPrefix = 1024 - storage.MaxKey - 1
 
 // parse reads the limits; zero is none.
-func (l limitsConfig) parse() (rateLimits, error) {
-	var parsed rateLimits
+func (l limitsConfig) parse() (limit.Limits, error) {
+	var parsed limit.Limits
 	for _, rate := range []struct {
 		key, text string
 		value     *int64
@@ -152,16 +151,16 @@ func (l limitsConfig) parse() (rateLimits, error) {
 		if rate.text == "" {
 			continue
 		}
-		n, err := parseRate(rate.text)
+		n, err := limit.Parse(rate.text)
 		if err != nil {
 			return parsed, fmt.Errorf("limits.%s: %w", rate.key, err)
 		}
 		*rate.value = n
 	}
 	if l.Requests != "" {
-		n, err := parseRequests(l.Requests)
+		n, err := limit.ParseRequests(l.Requests)
 		if err != nil {
-			return parsed, err
+			return parsed, fmt.Errorf("limits.requests: %w", err)
 		}
 		parsed.Requests = n
 	}
@@ -169,17 +168,6 @@ func (l limitsConfig) parse() (rateLimits, error) {
 		return parsed, fmt.Errorf("limits.connections is %d: it must be from 1 to %d", *l.Connections, maxConnections)
 	}
 	return parsed, nil
-}
-
-var requestRate = regexp.MustCompile(`^([0-9]{1,6}(?:\.[0-9]{1,3})?)/s$`)
-
-func parseRequests(text string) (float64, error) {
-	if m := requestRate.FindStringSubmatch(text); m != nil {
-		if n, err := strconv.ParseFloat(m[1], 64); err == nil && n > 0 {
-			return n, nil
-		}
-	}
-	return 0, fmt.Errorf("limits.requests %q is not a rate above 0 like 100/s", text)
 }
 
 // retryBounds are what retry says; zero is the default.

@@ -10,6 +10,7 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/limit"
 	"github.com/pgbak/pgbak/storage/metrics"
 	"github.com/pgbak/pgbak/storage/posix"
 	"github.com/pgbak/pgbak/storage/readonly"
@@ -61,8 +62,9 @@ func (a *app) openStore(ctx context.Context, rc repositoryConfig, to access) (st
 	counted := metrics.New(withFaults(st), a.clock)
 	a.count(rc.Name, counted)
 	st = counted
-	if limits != (rateLimits{}) {
-		return nil, &configError{errors.New("limits cannot be held yet")}
+	if limits.Upload > 0 || limits.Download > 0 || limits.Requests > 0 {
+		limits.Clock = a.clock
+		st = limit.New(st, limits)
 	}
 	st = retry.New(st, policy)
 	if to == toRead {
