@@ -41,6 +41,7 @@ test: install lint unit ## install what the tests need and run all of them, real
 .PHONY: install
 install:
 	@$(STEP) "PostgreSQL for the tests" scripts/install-postgres.sh
+	@$(STEP) "S3 servers for the tests" scripts/install-s3.sh
 
 .PHONY: unit
 unit: install

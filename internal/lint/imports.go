@@ -187,14 +187,18 @@ func fences() []Fence {
 			Why: "flags belong to the commands",
 		},
 		{
-			Forbidden: []string{modulePath + "/internal/pgtest", "testing"}, Inside: []string{"*"},
-			Except: []string{"internal/pgtest", "storage/storagetest", "internal/lint", "e2e", "bench"},
+			Forbidden: []string{modulePath + "/internal/pgtest", modulePath + "/internal/s3test", "testing"}, Inside: []string{"*"},
+			Except: []string{"internal/pgtest", "internal/s3test", "storage/storagetest", "internal/lint", "e2e", "bench"},
 			Linked: true, Why: "test kits stay out of programs",
 		},
 		{
 			Forbidden: []string{modulePath + "/internal/readiness"}, Inside: []string{"storage", "repo", "restore", "internal"},
 			Except: []string{"internal/readiness"}, Linked: true,
 			Why: "readiness is above repo: only backup, archive and the commands ask it",
+		},
+		{
+			Forbidden: []string{"github.com/aws"}, Inside: []string{"*"}, Except: []string{"storage/s3", "internal/s3test"},
+			Why: "only the driver knows the SDK: everything above it speaks to a storage.Store",
 		},
 	}
 }
