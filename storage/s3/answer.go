@@ -70,6 +70,7 @@ type serverError struct {
 	RequestID string `xml:"RequestId"`
 
 	region  string // that the request was signed for
+	server  string // its name by its own account
 	renewed bool   // there are other credentials now than those that were rejected
 	text    string // the beginning of an answer that is no document
 }
@@ -92,7 +93,7 @@ func parseError(response *http.Response, body []byte) *serverError {
 	if id := response.Header.Get("X-Amz-Request-Id"); id != "" {
 		e.RequestID = id
 	}
-	e.region = signedRegion(response.Request)
+	e.region, e.server = signedRegion(response.Request), response.Header.Get("Server")
 	return e
 }
 
