@@ -44,7 +44,7 @@ func (a *answers) Do(r *http.Request) (*http.Response, error) {
 	if err == nil && len(body) > maxAnswer {
 		err = fmt.Errorf("an answer of more than %d bytes", maxAnswer)
 	}
-	if err != nil {
+	if err != nil && !wantsTLS(response.StatusCode, string(body)) {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
 	response.Body = io.NopCloser(bytes.NewReader(body))
@@ -56,6 +56,13 @@ func (a *answers) Do(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return response, nil
+}
+
+// wantsTLS recognises the answer of a port that speaks TLS to who does not, which
+// servers give before they cut the connection.
+func wantsTLS(status int, text string) bool {
+	text = strings.ToLower(text)
+	return status == http.StatusBadRequest && strings.Contains(text, "http request") && strings.Contains(text, "https")
 }
 
 // serverError is what a server said instead of doing what it was asked to. The
