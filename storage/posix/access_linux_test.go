@@ -100,3 +100,33 @@ func TestAnyUmaskWillDoForAnOrdinaryUser(t *testing.T) {
 		})
 	}
 }
+
+// The root of a volume of Kubernetes has a directory that is not for its users.
+func TestALostAndFoundDoesNotDisturb(t *testing.T) {
+	root := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := os.Chown(root, nobody, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hidden := filepath.Join(root, "lost+found")
+	if err := os.Mkdir(hidden, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(hidden, 0o700) })
+	st := openTest(t, root, false)
+	asNobody(t, func() {
+		if err := st.Put(t.Context(), "stanza/a", storage.Bytes(nil), ifAbsent); err != nil {
+			t.Error(err)
+		}
+		for _, prefix := range []string{"s", "stanza/", "stanza/a", "p"} {
+			if err := listError(st, prefix); err != nil {
+				t.Errorf("list of %q: %v", prefix, err)
+			}
+		}
+		// What begins anywhere may begin there: that it cannot be read is not hidden.
+		if err := listError(st, ""); !errors.Is(err, unix.EACCES) {
+			t.Errorf("list of everything gave %v", err)
+		}
+	})
+}
