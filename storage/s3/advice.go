@@ -74,7 +74,7 @@ func (e *serverError) advice() string {
 		return "set s3.region to " + e.Region + "."
 	case e.wrongRegion():
 		return "set s3.region and s3.endpoint to those of the bucket."
-	case e.Code == "" && strings.Contains(strings.ToLower(e.text), "http request") && strings.Contains(strings.ToLower(e.text), "https"):
+	case e.Code == "" && wantsTLS(e.Status, e.text):
 		return "the server speaks TLS at this port: use https:// in s3.endpoint."
 	case e.Code == "" && e.Status == http.StatusForbidden:
 		return "check s3.endpoint: what answered is not S3, perhaps a proxy in between."

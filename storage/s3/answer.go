@@ -44,7 +44,7 @@ func (a *answers) Do(r *http.Request) (*http.Response, error) {
 	if err == nil && len(body) > maxAnswer {
 		err = fmt.Errorf("an answer of more than %d bytes", maxAnswer)
 	}
-	if err != nil {
+	if err != nil && !wantsTLS(response.StatusCode, string(body)) {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
 	response.Body = io.NopCloser(bytes.NewReader(body))
@@ -56,6 +56,13 @@ func (a *answers) Do(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return response, nil
+}
+
+// wantsTLS recognises the answer of a port that speaks TLS to who does not, which
+// servers give before they cut the connection.
+func wantsTLS(status int, text string) bool {
+	text = strings.ToLower(text)
+	return status == http.StatusBadRequest && strings.Contains(text, "http request") && strings.Contains(text, "https")
 }
 
 // serverError is what a server said instead of doing what it was asked to. The
@@ -70,6 +77,7 @@ type serverError struct {
 	RequestID string `xml:"RequestId"`
 
 	region  string // that the request was signed for
+	server  string // its name by its own account
 	renewed bool   // there are other credentials now than those that were rejected
 	text    string // the beginning of an answer that is no document
 }
@@ -92,7 +100,7 @@ func parseError(response *http.Response, body []byte) *serverError {
 	if id := response.Header.Get("X-Amz-Request-Id"); id != "" {
 		e.RequestID = id
 	}
-	e.region = signedRegion(response.Request)
+	e.region, e.server = signedRegion(response.Request), response.Header.Get("Server")
 	return e
 }
 

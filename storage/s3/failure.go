@@ -142,6 +142,9 @@ func (e *serverError) kinds() []error {
 		// What arrived is not what was sent, or the content has changed between its
 		// two readings.
 		"BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest",
+		// A race in versitygw, like that of spuriousDenial: the directory of a new object
+		// was removed with the last of its others.
+		"ExistingObjectIsDirectory",
 		// Somebody, or a completion whose answer was lost, has ended the upload: a new
 		// Put finds out.
 		"NoSuchUpload":

@@ -50,12 +50,26 @@ func (s *Store) Put(ctx context.Context, key string, src storage.Source, o stora
 // nobody reads the content any more.
 func (s *Store) putResult(ctx context.Context, key string, err error, c *content, o storage.PutOptions) error {
 	if err == nil {
+		s.hasPut.Store(true)
 		return nil
 	}
 	if c != nil && c.err != nil && ctx.Err() == nil {
 		return fmt.Errorf("put %q: %w", key, c.err)
 	}
-	return s.failed(ctx, "put", key, err, taken(err, o)...)
+	kinds := taken(err, o)
+	if s.spuriousDenial(err) {
+		kinds = []error{storage.ErrTransient}
+	}
+	return s.failed(ctx, "put", key, err, kinds...)
+}
+
+// spuriousDenial recognises a race in MinIO on one disk: when others delete the last
+// object beside a new one, MinIO removes the directory under its feet, tries once
+// more, and if that happens again calls it AccessDenied. Who was allowed to put before
+// is believed to be allowed still.
+func (s *Store) spuriousDenial(err error) bool {
+	var said *serverError
+	return errors.As(err, &said) && said.server == "MinIO" && said.Code == "AccessDenied" && s.hasPut.Load()
 }
 
 // taken is the answer to If-None-Match when there is an object.

@@ -73,6 +73,7 @@ type Store struct {
 	location string
 	// region is where the bucket turned out to be, when that is not o.Region.
 	region atomic.Pointer[string]
+	hasPut atomic.Bool // once at least
 	// parts has a token for each part of a large object that may be in memory.
 	parts chan struct{}
 }
