@@ -206,7 +206,9 @@ func TestAnswerMayBeginBeforeTheEndOfTheRequest(t *testing.T) {
 	defer upstream.Close()
 	p := NewProxy(t, &Server{URL: upstream.URL})
 	body, source := io.Pipe()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, p.URL+"/b/k", body)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, p.URL+"/b/k", body)
 	if err != nil {
 		t.Fatal(err)
 	}
