@@ -196,6 +196,10 @@ func fences() []Fence {
 			Except: []string{"internal/readiness"}, Linked: true,
 			Why: "readiness is above repo: only backup, archive and the commands ask it",
 		},
+		{
+			Forbidden: []string{"github.com/aws"}, Inside: []string{"*"}, Except: []string{"storage/s3", "internal/s3test"},
+			Why: "only the driver knows the SDK: everything above it speaks to a storage.Store",
+		},
 	}
 }
 

@@ -1,0 +1,115 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgbak/pgbak/internal/s3test"
+	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/conformance"
+)
+
+// credentialFiles writes the server's credentials to files.
+func credentialFiles(t testing.TB, server *s3test.Server) CredentialFiles {
+	t.Helper()
+	dir := t.TempDir()
+	f := CredentialFiles{KeyFile: filepath.Join(dir, "key"), SecretFile: filepath.Join(dir, "secret")}
+	writeFile(t, f.KeyFile, server.AccessKey+"\n")
+	writeFile(t, f.SecretFile, server.SecretKey)
+	return f
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// optionsFor are those of a client that can use the bucket.
+func optionsFor(t testing.TB, server *s3test.Server, bucket string) Options {
+	t.Helper()
+	return Options{
+		Bucket: bucket, Endpoint: server.URL, Region: server.Region, PathStyle: true, CAFile: server.CAFile,
+		Credentials: credentialFiles(t, server),
+	}
+}
+
+func open(t testing.TB, o Options) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// deviations are what servers cannot do, by the names of the checks: a part of what
+// they say. Both are about keys that pgbak never makes.
+func deviations() map[string]map[string]string {
+	const surprising = "surprising bytes in keys are kept as they are"
+	return map[string]map[string]string{
+		// It takes a backslash for a slash when it looks for "..".
+		"MinIO": {surprising: "XMinioInvalidResourceName"},
+		// Its lists are XML even where they are asked to be url-encoded, and XML has no control characters.
+		"versitygw": {surprising: `list of "conformance/\x01\x7f" gave []`},
+	}
+}
+
+func TestConformance(t *testing.T) {
+	for _, c := range []struct {
+		server  string
+		start   func(testing.TB, s3test.Options) *s3test.Server
+		options s3test.Options
+		change  func(*Options)
+	}{
+		{"MinIO", s3test.MinIO, s3test.Options{}, func(*Options) {}},
+		{"MinIO", s3test.MinIO, s3test.Options{TLS: true}, func(o *Options) {
+			// All but empty objects by parts, of the least size that servers take.
+			o.MultipartFrom, o.PartSize = 1, 5<<20
+			o.PathStyle, o.Endpoint, o.dial = false, s3test.VirtualURL(o.Endpoint), s3test.DialLocal
+		}},
+		{"versitygw", s3test.Versity, s3test.Options{}, func(*Options) {}},
+		{"versitygw", s3test.Versity, s3test.Options{TLS: true}, func(*Options) {}},
+	} {
+		t.Run(fmt.Sprintf("%s, TLS %v", c.server, c.options.TLS), func(t *testing.T) {
+			server := c.start(t, c.options)
+			o := optionsFor(t, server, server.Bucket(t))
+			c.change(&o)
+			for i, check := range conformance.Checks() {
+				t.Run(check.Name, func(t *testing.T) {
+					o := o
+					o.Prefix = fmt.Sprintf("store/%d", i)
+					err := check.Try(t.Context(), &patient{Store: open(t, o)}, "conformance/")
+					deviation := deviations()[c.server][check.Name]
+					if deviation == "" && err != nil {
+						t.Error(err)
+					}
+					if deviation != "" && (err == nil || !strings.Contains(err.Error(), deviation)) {
+						t.Errorf("error %v, want the known deviation %s", err, deviation)
+					}
+				})
+			}
+		})
+	}
+}
+
+// patient puts again what a server has refused because of a race of its own, as
+// storage/retry would, and nothing else.
+type patient struct{ *Store }
+
+func (p *patient) Put(ctx context.Context, key string, src storage.Source, o storage.PutOptions) error {
+	for {
+		err := p.Store.Put(ctx, key, src, o)
+		var said *serverError
+		if !errors.Is(err, storage.ErrTransient) || !errors.As(err, &said) ||
+			said.Code != "AccessDenied" && said.Code != "ExistingObjectIsDirectory" {
+			return err
+		}
+	}
+}
