@@ -183,6 +183,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, fault Fault) bool 
 	case Hang:
 		return p.hang(r)
 	}
+	// Else the first byte of an answer would close the request's body, which is still being read: a server may answer early, and after
+	// the last byte of a body comes the look at its end.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		return false
+	}
 	answer, err := p.forward(r)
 	if err != nil {
 		return false

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,12 +154,25 @@ func waitForNoRequest(t *testing.T, p *Proxy) {
 
 func TestContinueIsAskedOfTheServer(t *testing.T) {
 	for _, tc := range []struct {
+		title  string
 		fault  Fault
+		accept bool // the server wants the body
 		status int
 		sent   bool
-	}{{None, 200, true}, {SlowDown, 503, false}} {
-		t.Run(tc.fault.String(), func(t *testing.T) {
-			upstream := newToy(t)
+	}{
+		{"server wants it", None, true, 200, true},
+		{"server refuses", None, false, 412, false},
+		{"fault", SlowDown, true, 503, false},
+	} {
+		t.Run(tc.title, func(t *testing.T) {
+			upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !tc.accept {
+					w.WriteHeader(http.StatusPreconditionFailed)
+					return
+				}
+				_, _ = io.Copy(io.Discard, r.Body)
+			}))
+			defer upstream.Close()
 			p := NewProxy(t, &Server{URL: upstream.URL})
 			p.On(func(Request) Fault { return tc.fault })
 			body := &countingReader{Reader: strings.NewReader("content")}
@@ -177,6 +191,57 @@ func TestContinueIsAskedOfTheServer(t *testing.T) {
 				t.Errorf("status %d, %d bytes sent, want %d, sent %v", answer.StatusCode, body.n.Load(), tc.status, tc.sent)
 			}
 		})
+	}
+}
+
+func TestAnswerMayBeginBeforeTheEndOfTheRequest(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		_ = control.EnableFullDuplex()
+		_, _ = io.WriteString(w, "begun ")
+		_ = control.Flush()
+		body, err := io.ReadAll(r.Body)
+		_, _ = fmt.Fprint(w, string(body), err)
+	}))
+	defer upstream.Close()
+	p := NewProxy(t, &Server{URL: upstream.URL})
+	body, source := io.Pipe()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, p.URL+"/b/k", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := newClient(t).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.WriteString(source, "late ")
+		_ = source.Close()
+	}()
+	got, err := io.ReadAll(answer.Body)
+	if err != nil || string(got) != "begun late <nil>" {
+		t.Errorf("%q, error %v", got, err)
+	}
+}
+
+func TestSlowDownTakesTheWholeBodyAndKeepsTheConnection(t *testing.T) {
+	upstream := newToy(t)
+	p := NewProxy(t, &Server{URL: upstream.URL})
+	p.On(func(Request) Fault { return SlowDown })
+	client := newClient(t)
+	var reused []bool
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { reused = append(reused, info.Reused) },
+	})
+	for range 2 {
+		if status, _, err := ask(ctx, client, http.MethodPut, p.URL+"/b/k", make([]byte, 10<<20)); status != 503 || err != nil {
+			t.Fatalf("status %d, error %v", status, err)
+		}
+	}
+	if fmt.Sprint(reused) != "[false true]" {
+		t.Errorf("connections reused: %v", reused)
 	}
 }
 
