@@ -36,11 +36,12 @@ demo: ## show the main job on a real PostgreSQL: back up, lose a table, restore 
 
 .PHONY: test
 test: install lint unit ## install what the tests need and run all of them, real servers of six majors included
-	@$(STEP) "race detector, tests without servers" scripts/race.sh
+	@$(STEP) "race detector, tests without PostgreSQL" scripts/race.sh
 
 .PHONY: install
 install:
 	@$(STEP) "PostgreSQL for the tests" scripts/install-postgres.sh
+	@$(STEP) "S3 servers for the tests" scripts/install-s3.sh
 
 .PHONY: unit
 unit: install
@@ -54,8 +55,8 @@ lint: ## check format, go vet, staticcheck and the house rules (internal/lint)
 	@$(STEP) "house rules" go test -count=1 ./internal/lint
 
 .PHONY: race
-race: ## run the tests that need no server under the race detector
-	@$(STEP) "race detector, tests without servers" scripts/race.sh
+race: ## run the tests that need no PostgreSQL under the race detector
+	@$(STEP) "race detector, tests without PostgreSQL" scripts/race.sh
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME, 10s by default

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -108,9 +109,19 @@ func pushContent(t *testing.T, s *repo.Stanza, name string, content []byte) (Res
 	return pushPath(t, s, writeFile(t, name, content))
 }
 
+// pushTo is a target whose stanza is open.
+func pushTo(name string, s *repo.Stanza) PushTarget {
+	return PushTarget{Name: name, Open: func(context.Context) (*repo.Stanza, error) { return s, nil }}
+}
+
+// takeFrom is a source whose stanza is open.
+func takeFrom(name string, s *repo.Stanza, ids ...repo.Identity) Source {
+	return Source{Name: name, Open: func(context.Context) (*repo.Stanza, []repo.Identity, error) { return s, ids, nil }}
+}
+
 func pushPath(t *testing.T, s *repo.Stanza, path string) (Result, error) {
 	t.Helper()
-	p, err := NewPusher(Target{Name: "local", Stanza: s})
+	p, err := NewPusher(pushTo("local", s))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +133,7 @@ func getContent(t *testing.T, s *repo.Stanza, name string) ([]byte, error) {
 	t.Helper()
 	dir := t.TempDir()
 	dest := filepath.Join(dir, "RECOVERYXLOG")
-	g, err := NewGetter(Source{Target: Target{Name: "local", Stanza: s}, Identity: s.Current()})
+	g, err := NewGetter(takeFrom("local", s, s.Current()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,12 @@
 // server that archives into the stanza of another one is the mistake that
 // costs a whole archive, and this is where it is caught.
 //
+// The file is opened once and, up to 64 MiB, read once; what was checked is what
+// is stored. It is compressed once for each distinct setting, while all
+// repositories are opened, and they are served at the same time, so that one
+// which is slow or gone costs the others nothing. In each of them it is one
+// request that stores the file.
+//
 // The same content again is success, because PostgreSQL may ask twice after a
 // crash; different content under a name that is taken changes nothing and is an
 // error (repo.ErrWALConflict).
@@ -23,5 +29,7 @@
 // looked like an absent file would end recovery early and lose what comes after
 // it; hence [ErrAbsent] is returned only when every repository has proved that
 // it does not hold the file, and everything else is an error of another kind.
+// Repositories are opened and asked one after the other, until one has the file.
+//
 // The file appears under its destination's name whole and verified, or not at all.
 package archive

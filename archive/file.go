@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -45,57 +44,56 @@ func (e *refused) Unwrap() []error {
 	return []error{ErrRefused}
 }
 
-// walFile is a file of the server's that was looked at: its size when it was
-// opened first, and the bytes that decide whether it belongs to a stanza.
+// walFile is a file of the server's, open: whoever replaces it under its path
+// meanwhile changes nothing of what is checked and stored.
 type walFile struct {
 	path string
-	size int64
-	head []byte // a segment's first bytes, a history's whole content
+	size int64 // bytes, when it was opened
+	file *os.File
 }
 
 // Size and Open make walFile a storage.Source.
 func (f *walFile) Size() int64 { return f.size }
 
-// Open opens the file for one more reading; a Put may read it several times.
-func (f *walFile) Open() (io.ReadCloser, error) { return os.Open(f.path) }
+// Open begins one more reading. It shows a byte more than the size, if there is
+// one: a file that has grown is not what was looked at.
+func (f *walFile) Open() (io.ReadCloser, error) {
+	return io.NopCloser(io.NewSectionReader(f.file, 0, f.size+1)), nil
+}
 
-// look reads what the checks need. Whether the file is a history shows its
-// name; segments need the long header of their first page only.
+// Close must follow the last reading.
+func (f *walFile) Close() { _ = f.file.Close() }
+
+// look opens the file and makes sure that it is one.
 func look(path string) (*walFile, error) {
 	// Without O_NONBLOCK a named pipe would keep the archiver waiting for ever.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read WAL file: %w", err)
 	}
-	defer file.Close()
 	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &refused{text: fmt.Sprintf("%s is not a regular file", path)}
+	} else if err != nil {
+		err = fmt.Errorf("read WAL file: %w", err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read WAL file: %w", err)
+		_ = file.Close()
+		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, &refused{text: fmt.Sprintf("%s is not a regular file", path)}
-	}
-	limit := int64(postgres.WALHeaderSize)
-	if filepath.Ext(path) == ".history" {
-		limit = maxHistorySize
-	}
-	head, err := io.ReadAll(io.LimitReader(file, limit))
-	if err != nil {
-		return nil, fmt.Errorf("read WAL file: %w", err)
-	}
-	return &walFile{path: path, size: info.Size(), head: head}, nil
+	return &walFile{path: path, size: info.Size(), file: file}, nil
 }
 
 // check says whether the file belongs under the name f into the archive of the
-// stanza that s stands for.
-func (w *walFile) check(s identified, f postgres.WALFile) error {
+// stanza that s stands for. It looks at content, because that is what is stored.
+func (w *walFile) check(s identified, f postgres.WALFile, content *repo.WALContent) error {
 	switch f.Kind {
 	case postgres.WALHistory:
-		return w.checkHistory(f)
+		return w.checkHistory(f, content)
 	case postgres.WALBackup:
 		return w.checkLimit(maxBackupSize)
 	default:
-		return w.checkSegment(s, f)
+		return w.checkSegment(s, f, content)
 	}
 }
 
@@ -109,22 +107,30 @@ func (w *walFile) checkLimit(limit int64) error {
 	return nil
 }
 
-func (w *walFile) checkHistory(f postgres.WALFile) error {
+func (w *walFile) checkHistory(f postgres.WALFile, content *repo.WALContent) error {
 	if err := w.checkLimit(maxHistorySize); err != nil {
 		return err
 	}
-	if _, err := postgres.ParseHistory(f.Timeline, w.head); err != nil {
+	head, err := content.Head(maxHistorySize)
+	if err != nil {
+		return fmt.Errorf("read WAL file: %w", err)
+	}
+	if _, err := postgres.ParseHistory(f.Timeline, head); err != nil {
 		return &refused{text: fmt.Sprintf("%s is not a timeline history", w.path), cause: err}
 	}
 	return nil
 }
 
-func (w *walFile) checkSegment(s identified, f postgres.WALFile) error {
+func (w *walFile) checkSegment(s identified, f postgres.WALFile, content *repo.WALContent) error {
 	id := s.Current()
 	if w.size != id.SegmentSize {
 		return &refused{text: fmt.Sprintf("%s has %d bytes, a WAL segment of stanza %s has %d", w.path, w.size, s.Name(), id.SegmentSize)}
 	}
-	h, err := postgres.ParseWALHeader(w.head)
+	head, err := content.Head(postgres.WALHeaderSize)
+	if err != nil {
+		return fmt.Errorf("read WAL file: %w", err)
+	}
+	h, err := postgres.ParseWALHeader(head)
 	if err != nil {
 		return &refused{text: fmt.Sprintf("%s is not a WAL segment", w.path), cause: err}
 	}

@@ -19,12 +19,14 @@ import (
 // trouble and not the end of WAL.
 var ErrAbsent = fmt.Errorf("not in the archive: %w", storage.ErrNotExist)
 
-// Source is a repository that WAL is taken from, and the identity of the
-// cluster that asks: one that was restored to the time before pg_upgrade is
-// not the stanza's current one.
+// Source is a repository that WAL is taken from.
 type Source struct {
-	Target
-	Identity repo.Identity
+	Name string // as configured, for messages
+	// Open opens the repository and the stanza in it, and says which of its
+	// identities may have the file, in the order in which they are asked: the
+	// cluster that asks need not be the stanza's current one, when it was restored
+	// to the time before pg_upgrade. Its errors name the repository.
+	Open func(ctx context.Context) (*repo.Stanza, []repo.Identity, error)
 }
 
 // Getter fetches WAL files from the first of its repositories that has them.
@@ -40,45 +42,89 @@ func NewGetter(sources ...Source) (*Getter, error) {
 	return &Getter{sources: sources}, nil
 }
 
+// Got says where a file came from.
+type Got struct {
+	// Repository is the name of the source that had the file.
+	Repository string
+	// Warnings name repositories that failed although another one had the file.
+	Warnings []string
+}
+
 // Get writes the WAL file called name to dest, a path as PostgreSQL gives it:
 // relative to the working directory, of a file that may exist. dest is
 // replaced in one step by the whole, verified and durable file, or left alone.
+// Sources are opened and asked one after the other, up to the one that has the
+// file.
 //
-// The returned warnings name repositories that failed although another one
-// had the file. The error wraps ErrAbsent if no repository has it; if one
-// failed and the others do not have it, the error is that repository's, for
+// The error wraps ErrAbsent if every repository was opened and has not got it; if
+// one failed and the others do not have it, the error is that repository's, for
 // then nobody knows.
-func (g *Getter) Get(ctx context.Context, name, dest string) (warnings []string, err error) {
-	var failed []error
+func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
+	var trouble []error
 	for _, s := range g.sources {
-		err := get(ctx, s, name, dest)
-		if err == nil {
-			for _, f := range failed {
-				warnings = append(warnings, f.Error())
+		found, failed := s.get(ctx, name, dest)
+		trouble = append(trouble, failed...)
+		if found {
+			got := Got{Repository: s.Name}
+			for _, err := range trouble {
+				got.Warnings = append(got.Warnings, err.Error())
 			}
-			return warnings, nil
+			return got, nil
 		}
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("get %s: %w", name, context.Cause(ctx))
-		}
-		if !errors.Is(err, ErrAbsent) {
-			failed = append(failed, fmt.Errorf("get %s from repository %s: %w", name, s.Name, err))
+			return Got{}, fmt.Errorf("get %s: %w", name, context.Cause(ctx))
 		}
 	}
-	if len(failed) > 0 {
-		return nil, errors.Join(failed...)
+	if len(trouble) > 0 {
+		return Got{}, errors.Join(trouble...)
 	}
-	return nil, fmt.Errorf("%s is %w", name, ErrAbsent)
+	return Got{}, fmt.Errorf("%s is %w", name, ErrAbsent)
 }
 
-func get(ctx context.Context, s Source, name, dest string) error {
-	f, err := postgres.ParseWALFile(name, s.Identity.SegmentSize)
+// get asks one repository. Neither found nor trouble is the proof that the file
+// is not there.
+func (s Source) get(ctx context.Context, name, dest string) (found bool, trouble []error) {
+	stanza, ids, err := s.Open(ctx)
+	if err != nil {
+		return false, []error{err}
+	}
+	failed := func(err error) {
+		trouble = append(trouble, fmt.Errorf("get %s from repository %s: %w", name, s.Name, err))
+	}
+	if len(ids) == 0 {
+		failed(errors.New("there is no identity to ask"))
+	}
+	for _, id := range ids {
+		err := get(ctx, stanza, id, name, dest)
+		if err == nil {
+			return true, trouble
+		}
+		if !errors.Is(err, errNotHere) {
+			failed(err)
+		}
+	}
+	if len(trouble) == 0 {
+		// A directory that was unmounted or removed since it was opened says of
+		// every key that it is not there, and that must not look like the end of WAL.
+		if err := stanza.StillThere(ctx); err != nil {
+			failed(fmt.Errorf("the repository went away: %w", err))
+		}
+	}
+	return false, trouble
+}
+
+// errNotHere says that the identity does not have the file, which is a proof
+// only together with the stanza that is still there.
+var errNotHere = errors.New("the WAL file is not here")
+
+func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name, dest string) error {
+	f, err := postgres.ParseWALFile(name, id.SegmentSize)
 	if err != nil {
 		return err
 	}
-	r, err := s.Stanza.OpenWAL(ctx, s.Identity, f)
+	r, err := s.OpenWAL(ctx, id, f)
 	if errors.Is(err, storage.ErrNotExist) {
-		return proveAbsent(ctx, s.Target)
+		return errNotHere
 	}
 	if err != nil {
 		return err
@@ -91,36 +137,26 @@ func get(ctx context.Context, s Source, name, dest string) error {
 		if _, err := io.Copy(head, r); err != nil {
 			return err
 		}
-		return checkHead(head.head, f, s)
+		return checkHead(head.head, f, id)
 	})
-}
-
-// proveAbsent returns ErrAbsent if the stanza is still there. A directory that
-// was unmounted or removed since it was opened answers "no such file" for
-// every key, and that must not look like the end of WAL.
-func proveAbsent(ctx context.Context, t Target) error {
-	if _, err := t.Stanza.Repository().Stanza(ctx, t.Stanza.Name()); err != nil {
-		return fmt.Errorf("the repository went away: %w", err)
-	}
-	return ErrAbsent
 }
 
 // checkHead proves that what the repository keeps under a segment's name is
 // that segment: the hash shows only that it is what was once put there.
-func checkHead(head []byte, f postgres.WALFile, s Source) error {
+func checkHead(head []byte, f postgres.WALFile, id repo.Identity) error {
 	if f.Kind != postgres.WALSegment && f.Kind != postgres.WALPartial {
 		return nil
 	}
-	name := f.Name(s.Identity.SegmentSize)
+	name := f.Name(id.SegmentSize)
 	what := ""
 	h, err := postgres.ParseWALHeader(head)
 	switch {
 	case err != nil:
 		what = "is not a WAL segment"
-	case h.SystemID != s.Identity.SystemID:
-		what = fmt.Sprintf("is of system identifier %d, not %d", h.SystemID, s.Identity.SystemID)
+	case h.SystemID != id.SystemID:
+		what = fmt.Sprintf("is of system identifier %d, not %d", h.SystemID, id.SystemID)
 	default:
-		if err = checkPosition(name, h, f, s.Identity.SegmentSize); err != nil {
+		if err = checkPosition(name, h, f, id.SegmentSize); err != nil {
 			what = "is another segment"
 		}
 	}

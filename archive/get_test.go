@@ -61,13 +61,14 @@ func getFrom(t *testing.T, name, dest string, stanzas ...*repo.Stanza) ([]string
 	t.Helper()
 	var sources []Source
 	for i, s := range stanzas {
-		sources = append(sources, Source{Target{string(rune('a' + i)), s}, s.Current()})
+		sources = append(sources, takeFrom(string(rune('a'+i)), s, s.Current()))
 	}
 	g, err := NewGetter(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return g.Get(t.Context(), name, dest)
+	got, err := g.Get(t.Context(), name, dest)
+	return got.Warnings, err
 }
 
 func TestTheNextRepositoryIsAskedAndTroubleIsNeverAbsence(t *testing.T) {
@@ -198,7 +199,7 @@ func TestAnotherSegmentUnderTheNameIsDamage(t *testing.T) {
 	} {
 		t.Run(title, func(t *testing.T) {
 			s := memStanza(t)
-			if _, err := s.PutWAL(t.Context(), s.Current(), f, storage.Bytes(content)); err != nil {
+			if _, err := s.PutWAL(t.Context(), s.Current(), f, repo.NewWALContent(storage.Bytes(content))); err != nil {
 				t.Fatal(err)
 			}
 			_, err := getContent(t, s, f.Name(segmentSize))
@@ -224,7 +225,7 @@ func TestWALFromBeforeAnUpgradeIsServedToTheOldCluster(t *testing.T) {
 	if _, err := getContent(t, s, name); !errors.Is(err, ErrAbsent) {
 		t.Errorf("the new cluster: %v", err)
 	}
-	g, err := NewGetter(Source{Target{"local", s}, old})
+	g, err := NewGetter(takeFrom("local", s, old))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func TestWALFromBeforeAnUpgradeIsServedToTheOldCluster(t *testing.T) {
 
 func TestAnInterruptedGetIsNotAbsence(t *testing.T) {
 	s := memStanza(t)
-	g, err := NewGetter(Source{Target{"local", s}, s.Current()})
+	g, err := NewGetter(takeFrom("local", s, s.Current()))
 	if err != nil {
 		t.Fatal(err)
 	}

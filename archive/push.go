@@ -5,25 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
 
-// Target is a repository that WAL goes to or comes from: its configured name,
-// for messages, and the stanza in it.
-type Target struct {
-	Name   string
-	Stanza *repo.Stanza
+// PushTarget is a repository that WAL goes to.
+type PushTarget struct {
+	Name string // as configured, for messages
+	// Compression is that of the repository that Open gives. Compressing begins
+	// before the repository is open; what turns out to be another setting is
+	// still stored as the repository wants it.
+	Compression repo.Compression
+	// Open opens the repository and the stanza in it; its errors name the
+	// repository. It runs at the same time as those of the other targets.
+	Open func(ctx context.Context) (*repo.Stanza, error)
 }
 
 // Pusher puts WAL files into every one of its repositories.
 type Pusher struct {
-	targets []Target
+	// Processes is how many frames of a file are compressed at the same time; 0
+	// is runtime.GOMAXPROCS.
+	Processes int
+
+	targets []PushTarget
 }
 
 // NewPusher returns a Pusher to targets, of which there must be at least one.
-func NewPusher(targets ...Target) (*Pusher, error) {
+func NewPusher(targets ...PushTarget) (*Pusher, error) {
 	if len(targets) == 0 {
 		return nil, errors.New("no repository to push WAL to")
 	}
@@ -34,7 +44,8 @@ func NewPusher(targets ...Target) (*Pusher, error) {
 type Result struct {
 	// File is the name of the WAL file.
 	File string
-	// Stored has an entry for every repository that holds the file now.
+	// Stored has an entry for every repository that holds the file now, in the
+	// order of the targets.
 	Stored []Stored
 	// Warnings are sentences for the server's log.
 	Warnings []string
@@ -50,8 +61,12 @@ type Stored struct {
 
 // Push stores the file at path, which has the name of a WAL file, in every
 // repository, and returns without error only when it is durable in all of
-// them. A fault of one does not keep it from the others: the error names
-// each that failed, and the result tells what was stored all the same.
+// them. The file is read once, and compressed once for each distinct setting;
+// the repositories are opened meanwhile, and served at the same time: one that
+// fails or is slow neither keeps the file from the others nor delays it there.
+// The error names each that failed, in the order of the targets, and the result
+// tells what was stored all the same. A push that is tried again finds the file
+// in those and stores only what is missing.
 //
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
 // (another content is there under its name), or what the repository said.
@@ -61,30 +76,52 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	if err != nil {
 		return result, err
 	}
-	var failed []error
+	defer file.Close()
+	content := repo.NewWALContent(file)
+	content.Processes = p.Processes
+	defer content.Close()
 	for _, t := range p.targets {
-		put, err := push(ctx, t, file)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("push %s to repository %s: %w", result.File, t.Name, err))
+		content.Compress(t.Compression)
+	}
+	puts, errs := make([]repo.WALPut, len(p.targets)), make([]error, len(p.targets))
+	var running sync.WaitGroup
+	for i, t := range p.targets {
+		running.Go(func() { puts[i], errs[i] = push(ctx, t, file, content) })
+	}
+	running.Wait()
+	for i, t := range p.targets {
+		if errs[i] != nil {
 			continue
 		}
-		result.Stored = append(result.Stored, Stored{t.Name, put.Outcome, put.RawSize, put.StoredSize})
-		if put.Outcome == repo.WALAlreadyThere {
+		result.Stored = append(result.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
+		if puts[i].Outcome == repo.WALAlreadyThere {
 			result.Warnings = append(result.Warnings,
 				fmt.Sprintf("%s was in repository %s already, with the same content", result.File, t.Name))
 		}
 	}
-	return result, errors.Join(failed...)
+	return result, errors.Join(errs...)
 }
 
-func push(ctx context.Context, t Target, file *walFile) (repo.WALPut, error) {
-	id := t.Stanza.Current()
+func push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+	s, err := t.Open(ctx)
+	if err != nil {
+		return repo.WALPut{}, err
+	}
+	put, err := pushInto(ctx, s, file, content)
+	if err != nil {
+		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
+	}
+	return put, err
+}
+
+func pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+	id := s.Current()
 	f, err := postgres.ParseWALFile(filepath.Base(file.path), id.SegmentSize)
 	if err != nil {
 		return repo.WALPut{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
 	}
-	if err := file.check(t.Stanza, f); err != nil {
+	if err := file.check(s, f, content); err != nil {
 		return repo.WALPut{}, err
 	}
-	return t.Stanza.PutWAL(ctx, id, f, file)
+	return s.PutWAL(ctx, id, f, content)
 }

@@ -198,7 +198,7 @@ func TestAFaultOfOneRepositoryDoesNotKeepTheFileFromTheOthers(t *testing.T) {
 	foreign := id
 	foreign.SystemID = 1
 	first, second := newStanza(t, mem.New(), foreign), newStanza(t, mem.New(), id)
-	p, err := NewPusher(Target{"first", first}, Target{"second", second})
+	p, err := NewPusher(pushTo("first", first), pushTo("second", second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestPushWithoutRepositoriesOrTimeFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s := memStanza(t)
-	p, err := NewPusher(Target{"local", s})
+	p, err := NewPusher(pushTo("local", s))
 	if err != nil {
 		t.Fatal(err)
 	}

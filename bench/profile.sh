@@ -12,7 +12,7 @@ cd "$root"
 . bench/cluster.sh
 # shellcheck source=bench/tools.sh
 . bench/tools.sh
-repository=$base/repository-profile
+store_local "$base/repository-profile"
 
 finish() {
 	local status=$?

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Measures full backup, second full backup of the unchanged cluster, and restore, of pgbak and of pgBackRest on the same generated
-# cluster of about 3 GB, and prints a Markdown table of medians. docs/BENCHMARKS.md says how to read it; settings.sh lists the
-# variables that change something.
+# cluster of about 3 GB, on the local disk and on S3, and archiving and fetching of WAL on S3, and prints Markdown tables of medians.
+# docs/BENCHMARKS.md says how to read them; settings.sh lists the variables that change something.
 #
 #   bench/run.sh          microbenchmarks, then everything
 #   bench/run.sh --micro  the microbenchmarks only
+#   bench/run.sh --local  the local disk only
+#   bench/run.sh --s3     S3 only
 #
 # What is measured: wall clock and CPU (user and system) of the command and all processes that it starts, and the peak of the sum of their
 # resident memory, sampled every 50 ms. Not in it: archive_command, which the server starts, and the server itself. The page cache is
@@ -20,6 +22,10 @@ cd "$root"
 . bench/cluster.sh
 # shellcheck source=bench/tools.sh
 . bench/tools.sh
+# shellcheck source=bench/wal.sh
+. bench/wal.sh
+# shellcheck source=bench/s3.sh
+. bench/s3.sh
 
 microbenchmarks() {
 	say "microbenchmarks: frames, packs, maps, codecs, page checksums, parsers"
@@ -30,29 +36,37 @@ microbenchmarks() {
 # measured TOOL OPERATION COMMAND...: one measurement, one line in the table of raw results. measure says by that line, not by its
 # exit status, how the command ended.
 measured() {
-	local tool=$1 operation=$2 before=$stored
+	local tool=$1 operation=$2 before=$stored served
 	shift 2
 	sync
 	rm -f "$base/row"
+	if [ "$store" = s3 ]; then served=$(server_counts); fi
 	as_server "$base/bin/measure" -row "$base/row" -- "$@" >"$base/command.log" 2>&1 || true
 	if [ "$(cut -f 1 "$base/row" 2>/dev/null)" != 0 ]; then
 		cat "$base/command.log" >&2
 		tail -n 20 "$base/server.log" >&2
 		die "$tool, $operation: the command failed"
 	fi
+	if [ "$store" = s3 ]; then served=$(counted "$served" "$(server_counts)"); else served=$'-\t-'; fi
 	stored=$(stored_bytes)
-	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(cut -f 2- "$base/row")" "$stored" $((stored - before)) |
-		tee -a "$results/raw.tsv" | awk -F '\t' '{ printf "bench: round %s: %s, %s: %.2f s\n", $1, $2, $3, $4 }' >&2
+	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(cut -f 2- "$base/row")" "$stored" $((stored - before)) "$served" |
+		tee -a "$raw" | awk -F '\t' '{ printf "bench: round %s: %s, %s: %.2f s\n", $1, $2, $3, $4 }' >&2
 }
 
 # stored_bytes prints the sum of the sizes of all files in the repository.
 stored_bytes() { { find "$repository" -type f -printf "%s\n" 2>/dev/null || true; } | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
 
+# empty: nothing is stored and nothing restored.
+empty() {
+	rm -rf "$restored"
+	if [ "$store" = s3 ]; then minio_empty; else rm -rf "$repository"; fi
+	stored=0
+}
+
 # tool_round TOOL: an empty repository, two full backups, a restore.
 tool_round() {
 	local tool=$1
-	rm -rf "$repository" "$restored"
-	stored=0
+	empty
 	"${tool}_prepare"
 	sql -c "CHECKPOINT"
 	measured "$tool" "full" "${backup[@]}"
@@ -61,12 +75,11 @@ tool_round() {
 	if [ "$round" -eq 1 ]; then
 		"${tool}_prove"
 	fi
-	rm -rf "$repository" "$restored"
+	rm -rf "$restored"
 }
 
 copy_round() {
-	rm -rf "$restored"
-	stored=0
+	empty
 	measured copy "full" cp -a --reflink=never "$data" "$restored"
 	rm -rf "$restored"
 }
@@ -79,38 +92,83 @@ warm() {
 	until [ "$(sql -c "SELECT last_archived_wal IS NOT NULL FROM pg_stat_archiver")" = t ]; do sleep 0.1; done
 }
 
+# tables_of NAME: the rounds of NAME_rounds into results/NAME.tsv, and the tables from that.
+tables_of() {
+	raw=$results/$1.tsv
+	: >"$raw"
+	"$1_rounds"
+	"$base/bin/report" -raw "$raw" -bytes "$(cluster_bytes)" -segments "$segments" >"$results/$1.md"
+}
+
+local_rounds() {
+	local tool
+	store_local "$base/repository"
+	for round in $(seq "$runs"); do
+		for tool in $(chosen "${local_tools[@]}"); do tool_round "$tool"; done
+		copy_round
+	done
+	rm -rf "$repository"
+}
+
+s3_rounds() {
+	local tool
+	store_s3 "$minio_port"
+	for round in $(seq "$runs"); do
+		for tool in $(chosen "${s3_tools[@]}"); do tool_round "$tool"; done
+		for tool in $(chosen "${wal_tools[@]}"); do wal_round "$tool"; done
+		if [ -n "$(chosen pgbak)" ]; then
+			latency_round 0 no_latency
+			latency_round 50ms 50_ms
+		fi
+	done
+	minio_stop
+}
+
 finish() {
 	local status=$?
 	trap - EXIT INT TERM
 	server_stop || true
-	rm -rf "$repository" "$restored"
+	data=$copy server_stop || true
+	daemon_stop proxy
+	daemon_stop minio
+	rm -rf "$base/repository" "$restored" "$copy" "$archiver" "$minio_dir"
 	exit "$status"
 }
 
 main() {
-	local tool
+	local part parts=(local s3)
 	find_postgres
 	make_base
-	if [ "${1:-}" = --micro ]; then microbenchmarks; return; fi
-	[ $# -eq 0 ] || die "unknown argument $1 (known: --micro)"
-	microbenchmarks
+	case "${1:-}" in
+	--micro) microbenchmarks; return ;;
+	--local) parts=(local) ;;
+	--s3) parts=(s3) ;;
+	"") microbenchmarks ;;
+	*) die "unknown argument $1 (known: --micro, --local, --s3)" ;;
+	esac
 	tools_build
 	tools_find_pgbackrest
-	cluster_make
 	trap finish EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
+	cluster_make
+	if [ "${parts[*]}" != local ]; then
+		find_minio
+		minio_make
+		wal_make
+	fi
 	archive_with true
 	server_benchmark
 	warm
-	: >"$results/raw.tsv"
-	for round in $(seq "$runs"); do
-		for tool in "${tools[@]}"; do tool_round "$tool"; done
-		copy_round
-	done
-	"$base/bin/report" -raw "$results/raw.tsv" -bytes "$(cluster_bytes)" >"$results/table.md"
-	{ tools_environment; echo; cat "$results/table.md"; } | tee "$results/report.md"
+	for part in "${parts[@]}"; do tables_of "$part"; done
+	{
+		tools_environment
+		if [ "${parts[*]}" != local ]; then s3_notes; fi
+		for part in "${parts[@]}"; do printf '\n## %s\n\n' "$(part_title "$part")"; cat "$results/$part.md"; done
+	} | tee "$results/report.md"
 	say "written to $results"
 }
+
+part_title() { case $1 in local) echo "On the local disk" ;; s3) echo "On S3" ;; esac; }
 
 main "$@"

@@ -4,8 +4,11 @@
 #   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 12 GB)
 #   PG_BIN           the programs of the PostgreSQL to use (default: the newest from 13 to 18 of the distribution)
 #   PGBACKREST       the pgBackRest to compare with (default: the one in PATH, or else the distribution's package is installed)
+#   MINIO            MinIO's server, for S3 (default: that of scripts/install-s3.sh, which compiles it once)
 #   RUNS             how often everything is measured (default 3)
 #   SCALE            size of the cluster, 100 (the default) is about 3 GB
+#   SEGMENTS         WAL segments of 16 MiB that are archived one by one on S3 (default 64)
+#   TOOLS            measures only these of the tools, such as "pgbak pgbackrest_recommended" (default: all)
 
 say() { printf 'bench: %s\n' "$*" >&2; }
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
@@ -18,6 +21,8 @@ data=$base/data
 sockets=$base
 runs=${RUNS:-3}
 scale=${SCALE:-100}
+segments=${SEGMENTS:-64}
+only=${TOOLS:-}
 cores=$(nproc)
 results=$here/results
 

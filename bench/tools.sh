@@ -1,11 +1,28 @@
 # shellcheck shell=bash
 # Sourced by run.sh: the tools that are compared, each as a function TOOL_prepare, which makes an empty repository ready and sets the
-# commands backup and restore, and a function TOOL_prove, which judges the first restore.
-# shellcheck disable=SC2034 # backup and restore are run by run.sh
+# commands backup, restore, push and get, and a function TOOL_prove, which judges the first restore.
+# shellcheck disable=SC2034 # backup, restore, push and get are run by run.sh and wal.sh
 
-tools=(pgbak pgbak_encrypted pgbak_s2 pgbackrest_recommended pgbackrest_default)
-repository=$base/repository
+local_tools=(pgbak pgbak_encrypted pgbak_s2 pgbackrest_recommended pgbackrest_default)
+s3_tools=(pgbak pgbak_encrypted pgbackrest_recommended)
+wal_tools=(pgbak pgbak_encrypted pgbackrest_recommended pgbackrest_async)
 restored=$base/restored
+
+# chosen TOOL...: those of them that TOOLS names, or all.
+chosen() {
+	local tool
+	for tool in "$@"; do
+		case " ${only:-$tool} " in *" $tool "*) printf '%s\n' "$tool" ;; esac
+	done
+}
+
+# store_local DIRECTORY: the repositories that are configured from now on are there.
+store_local() {
+	store=local
+	repository=$1
+	pgbak_store=("    url: file://$repository")
+	pgbackrest_store=("repo1-path=$repository")
+}
 
 tools_build() {
 	say "building pgbak"
@@ -13,6 +30,8 @@ tools_build() {
 	install -m 0755 bin/pgbak "$base/bin/pgbak"
 	go build -o "$base/bin/measure" ./bench/measure
 	go build -o "$base/bin/report" ./bench/report
+	go build -o "$base/bin/proxy" ./bench/proxy
+	install -m 0755 bench/archiver.sh "$base/bin/archiver"
 }
 
 tools_find_pgbackrest() {
@@ -36,7 +55,7 @@ quietly() { as_server "$@" >"$base/command.log" 2>&1 || { cat "$base/command.log
 
 # pgbak_with COMPRESSION [MORE]: a configuration with this compression, and MORE in the repository's entry.
 pgbak_with() {
-	printf '%s\n' "repositories:" "  - name: bench" "    url: file://$repository" "    compression: $1" "${@:2}" \
+	printf '%s\n' "repositories:" "  - name: bench" "${pgbak_store[@]}" "    compression: $1" "${@:2}" \
 		"stanzas:" "  - name: main" "    pgdata: $data" \
 		"    connection: \"host=$sockets user=postgres dbname=postgres\"" >"$base/pgbak.yaml"
 	local pgbak=("$base/bin/pgbak" --config "$base/pgbak.yaml" --log-level warn)
@@ -44,6 +63,8 @@ pgbak_with() {
 	archive_with "${pgbak[@]}" archive-push
 	backup=("${pgbak[@]}" backup --type full)
 	restore=("${pgbak[@]}" restore --target-dir "$restored")
+	push=("${pgbak[@]}" archive-push)
+	get=("${pgbak[@]}" archive-get)
 }
 
 pgbak_prepare() { pgbak_with zstd; }
@@ -61,7 +82,7 @@ pgbak_encrypted_prove() { pgbak_prove; }
 
 # pgbackrest_with SETTING...: a configuration with these settings besides what every one needs. Without an explicit retention it would warn.
 pgbackrest_with() {
-	printf '%s\n' '[global]' "repo1-path=$repository" repo1-retention-full=9 "lock-path=$base/lock" "spool-path=$base/spool" \
+	printf '%s\n' '[global]' "${pgbackrest_store[@]}" repo1-retention-full=9 "lock-path=$base/lock" "spool-path=$base/spool" \
 		log-level-console=warn log-level-file=off start-fast=y "$@" \
 		'[main]' "pg1-path=$data" "pg1-socket-path=$sockets" pg1-user=postgres >"$base/pgbackrest.conf"
 	as_server mkdir -p "$repository" "$restored"
@@ -70,6 +91,8 @@ pgbackrest_with() {
 	archive_with "${command[@]}" archive-push
 	backup=("${command[@]}" backup --type=full)
 	restore=("${command[@]}" restore --pg1-path="$restored")
+	push=("${command[@]}" --pg1-path="$archiver" archive-push)
+	get=("${command[@]}" --pg1-path="$archiver" archive-get)
 }
 
 # block_incremental: does this pgBackRest have it for production? Before 2.46 it was a beta.
@@ -83,8 +106,9 @@ pgbackrest_default_prepare() { pgbackrest_with; }
 pgbackrest_recommended_prepare() {
 	local settings=(repo1-bundle=y compress-type=zst compress-level=3 "process-max=$cores")
 	if block_incremental; then settings+=(repo1-block=y); fi
-	pgbackrest_with "${settings[@]}"
+	pgbackrest_with "${settings[@]}" "$@"
 }
+pgbackrest_async_prepare() { pgbackrest_recommended_prepare archive-async=y; }
 
 # pgBackRest writes no backup_manifest that pg_verifybackup could read: only that it came to its end is seen here.
 pgbackrest_recommended_prove() { [ -f "$restored/global/pg_control" ] || die "pgBackRest restored no pg_control"; }

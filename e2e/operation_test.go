@@ -227,7 +227,7 @@ func TestAPushSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		p, err := archive.NewPusher(archive.Target{Name: "local", Stanza: s})
+		p, err := archive.NewPusher(archive.PushTarget{Name: "local", Open: func(context.Context) (*repo.Stanza, error) { return s, nil }})
 		if err != nil {
 			return err
 		}

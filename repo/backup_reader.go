@@ -21,13 +21,13 @@ import (
 // Backup is a backup opened for reading: its header and tables are in memory,
 // its files and their content are read when asked for. Safe for concurrent use.
 type Backup struct {
-	stanza *Stanza
-	key    string
-	header BackupHeader
-	tables manifestTables
-	data   *dataKeys
-	maps   mapBlockCache
-	small  bundleCache
+	stanza  *Stanza
+	key     string
+	header  BackupHeader
+	tables  manifestTables
+	data    *dataKeys
+	maps    mapBlockCache
+	buffers buffers
 }
 
 const revokedFormat = "pgbak-revoked"
@@ -48,7 +48,6 @@ func (s *Stanza) OpenBackup(ctx context.Context, l Label) (*Backup, error) {
 		return nil, err
 	}
 	b.data = &dataKeys{keys: s.repo.keys, wrapped: b.header.WrappedKeys}
-	b.small.init(b)
 	return b, nil
 }
 

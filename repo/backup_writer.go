@@ -116,14 +116,21 @@ func (w *BackupWriter) makeDataKey() error {
 // so either it sees our pin or we see its tomb.
 func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 	s := w.stanza
-	backups, taken, err := s.backups(ctx)
+	manifests, err := s.manifests(ctx)
 	if err != nil {
 		return nil, err
+	}
+	var taken []Label // by collectors too
+	for _, m := range manifests {
+		taken = append(taken, m.Label)
 	}
 	now := s.repo.o.Clock().UTC()
 	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
 	pin.Label = newLabel(now, w.typ, taken)
-	parent := newestSound(backups, w.identity)
+	parent, err := s.newestSound(ctx, manifests, w.identity)
+	if err != nil {
+		return nil, err
+	}
 	if parent != "" {
 		pin.Parents = []Label{parent}
 	}
@@ -158,13 +165,22 @@ func (s *Stanza) openParent(ctx context.Context, l Label) (*Backup, error) {
 	return b, err
 }
 
-func newestSound(backups []BackupInfo, id Identity) Label {
-	for i := len(backups) - 1; i >= 0; i-- {
-		if b := backups[i]; b.Err == nil && !b.Tombed && b.Header.Identity.same(id) {
-			return b.Label
+// newestSound reads headers from the newest backwards until one will do.
+func (s *Stanza) newestSound(ctx context.Context, manifests []BackupInfo, id Identity) (Label, error) {
+	for i := len(manifests) - 1; i >= 0; i-- {
+		m := manifests[i]
+		if m.Tombed {
+			continue
+		}
+		there, err := s.readInfo(ctx, &m)
+		if err != nil {
+			return "", err
+		}
+		if there && m.Err == nil && m.Header.Identity.same(id) {
+			return m.Label, nil
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // Label is the name that the backup will have.

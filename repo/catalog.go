@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/storage"
 )
@@ -40,55 +42,121 @@ type WALRange struct {
 // Count is the number of segments of the range.
 func (r WALRange) Count() uint64 { return r.Last - r.First + 1 }
 
-// Catalog reads the stanza's backups, WAL ranges and timeline histories.
+// catalogReads is how many manifests, and how many history files, are read at once.
+const catalogReads = 16
+
+// Catalog reads the stanza's backups, WAL ranges and timeline histories. What
+// proves another thing is listed before it: backups before the WAL that was
+// there when they were committed, and segments before the history files that are
+// archived ahead of them. All else is asked for at once.
 func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	c := &Catalog{Stanza: s.name, Identities: s.identities, Histories: map[int][]postgres.History{}}
-	var err error
-	if c.Backups, _, err = s.backups(ctx); err != nil {
+	manifests, err := s.manifests(ctx)
+	if err != nil {
 		return nil, err
 	}
-	for _, id := range s.identities {
-		ranges, err := s.WALRanges(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		c.WAL = append(c.WAL, ranges...)
-		histories, err := s.Histories(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		c.Histories[id.Number] = histories
+	ranges, histories := make([][]WALRange, len(s.identities)), make([][]postgres.History, len(s.identities))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		c.Backups, err = s.backups(ctx, manifests)
+		return err
+	})
+	group.Go(func() error { return s.repo.checkIdentities(ctx, s.name) })
+	group.Go(func() error {
+		return readEach(ctx, len(s.identities), catalogReads, func(ctx context.Context, i int) (err error) {
+			if ranges[i], err = s.WALRanges(ctx, s.identities[i]); err == nil {
+				histories[i], err = s.histories(ctx, s.identities[i])
+			}
+			return err
+		})
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, id := range s.identities {
+		c.WAL = append(c.WAL, ranges[i]...)
+		c.Histories[id.Number] = histories[i]
 	}
 	return c, nil
 }
 
-// backups lists the manifests. One that cannot be read has Err; a label
-// occupied by a collector is no backup and is left out, but it is taken.
-func (s *Stanza) backups(ctx context.Context) (out []BackupInfo, taken []Label, err error) {
-	tombs, err := s.tombs(ctx)
+// histories reads all history files of an identity, by timeline.
+func (s *Stanza) histories(ctx context.Context, id Identity) ([]postgres.History, error) {
+	var files []postgres.WALFile
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	out := make([]postgres.History, len(files))
+	err := readEach(ctx, len(files), catalogReads, func(ctx context.Context, i int) (err error) {
+		out[i], err = s.History(ctx, id, files[i].Timeline)
+		return err
+	})
+	return out, err
+}
+
+// manifests lists what stands under the labels of the stanza, in their order,
+// without reading it: each has Label, StoredSize and Tombed only.
+func (s *Stanza) manifests(ctx context.Context) ([]BackupInfo, error) {
+	var tombs map[Label]bool
+	var out []BackupInfo
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		tombs, err = s.tombs(ctx)
+		return err
+	})
+	group.Go(func() error {
+		for obj, err := range s.repo.store.List(ctx, backupsPrefix(s.name)) {
+			if err != nil {
+				return fmt.Errorf("list backups of stanza %s: %w", s.name, err)
+			}
+			if l, err := ParseLabel(strings.TrimPrefix(obj.Key, backupsPrefix(s.name))); err == nil { // else it is not ours
+				out = append(out, BackupInfo{Label: l, StoredSize: obj.Size})
+			}
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].Tombed = tombs[out[i].Label]
+	}
+	return out, nil
+}
+
+// backups reads the headers of manifests. One that cannot be read has Err; a
+// label occupied by a collector is no backup and is left out.
+func (s *Stanza) backups(ctx context.Context, manifests []BackupInfo) ([]BackupInfo, error) {
+	there := make([]bool, len(manifests))
+	err := readEach(ctx, len(manifests), catalogReads, func(ctx context.Context, i int) (err error) {
+		there[i], err = s.readInfo(ctx, &manifests[i])
+		return err
+	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	for obj, err := range s.repo.store.List(ctx, backupsPrefix(s.name)) {
-		if err != nil {
-			return nil, nil, fmt.Errorf("list backups of stanza %s: %w", s.name, err)
+	var out []BackupInfo
+	for i, info := range manifests {
+		if there[i] {
+			out = append(out, info)
 		}
-		l, err := ParseLabel(strings.TrimPrefix(obj.Key, backupsPrefix(s.name)))
-		if err != nil {
-			continue // not ours
-		}
-		taken = append(taken, l)
-		info := BackupInfo{Label: l, StoredSize: obj.Size, Tombed: tombs[l]}
-		info.Header, info.Err = s.readHeader(ctx, l)
-		if errors.Is(info.Err, ErrRevoked) || errors.Is(info.Err, storage.ErrNotExist) {
-			continue
-		}
-		if info.Err != nil && !errors.Is(info.Err, ErrDamaged) && !errors.Is(info.Err, ErrNewerFormat) {
-			return nil, nil, info.Err
-		}
-		out = append(out, info)
 	}
-	return out, taken, nil
+	return out, nil
+}
+
+// readInfo fills in header or damage; false tells that there is no backup.
+func (s *Stanza) readInfo(ctx context.Context, info *BackupInfo) (bool, error) {
+	info.Header, info.Err = s.readHeader(ctx, info.Label)
+	switch {
+	case errors.Is(info.Err, ErrRevoked), errors.Is(info.Err, storage.ErrNotExist):
+		return false, nil
+	case info.Err != nil && !errors.Is(info.Err, ErrDamaged) && !errors.Is(info.Err, ErrNewerFormat):
+		return false, info.Err
+	}
+	return true, nil
 }
 
 func (s *Stanza) tombs(ctx context.Context) (map[Label]bool, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -53,9 +54,15 @@ const (
 )
 
 // readConfig gives the configuration and its digest: that of the bytes as they
-// stand there, so that fields which a later version adds are bound too.
+// stand there, so that fields which a later version adds are bound too. Both
+// of its objects are asked for at once: one round trip.
 func readConfig(ctx context.Context, st storage.Store) (c Config, digest string, err error) {
+	var added Features
+	var addedErr error
+	var reads sync.WaitGroup
+	reads.Go(func() { added, addedErr = readAddedFeatures(ctx, st) })
 	digest, err = getDocumentSum(ctx, st, configKey, configFormat, &c)
+	reads.Wait()
 	if errors.Is(err, storage.ErrNotExist) {
 		return c, "", hint.Wrap(fmt.Errorf("%s: %w", st.Properties().Location, ErrNotInitialized),
 			"check the url in the configuration, or run 'pgbak init' to create a repository there.")
@@ -63,9 +70,8 @@ func readConfig(ctx context.Context, st storage.Store) (c Config, digest string,
 	if err != nil {
 		return c, "", err
 	}
-	added, err := readAddedFeatures(ctx, st)
-	if err != nil {
-		return c, "", err
+	if addedErr != nil {
+		return c, "", addedErr
 	}
 	c.Features = c.Features.and(added)
 	return c, digest, c.check(st.Properties().Location)

@@ -66,7 +66,7 @@ func writes(t *testing.T, s *Stanza, want string) {
 	if err == nil {
 		w.Abort()
 	}
-	_, err = s.PutWAL(ctx, s.Current(), mustWAL(t, "000000010000000000000001"), storage.Bytes([]byte("x")))
+	_, err = s.PutWAL(ctx, s.Current(), mustWAL(t, "000000010000000000000001"), NewWALContent(storage.Bytes([]byte("x"))))
 	refused(t, "WAL", err, want)
 	_, err = s.repo.CreateStanza(ctx, "other", testIdentity())
 	refused(t, "a stanza", err, want)

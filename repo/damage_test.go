@@ -139,7 +139,11 @@ func (s *sweep) checkContent(t *testing.T, what, key string, st *mem.Store) {
 
 func (s *sweep) checkCatalog(t *testing.T, what, key string, stanza *Stanza) {
 	t.Helper()
-	backups, _, err := stanza.backups(context.Background())
+	manifests, err := stanza.manifests(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	backups, err := stanza.backups(context.Background(), manifests)
 	if err != nil {
 		s.allowed(t, what, key, err)
 	}

@@ -3,12 +3,12 @@ package repo
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"sync"
 
 	"github.com/oklog/ulid/v2"
 
 	"github.com/pgbak/pgbak/repo/codec"
-	"github.com/pgbak/pgbak/storage"
 )
 
 // Extent is a piece of a file's content that can be read by itself.
@@ -17,8 +17,9 @@ type Extent struct {
 	Length int64 // bytes
 	Zero   bool  // all bytes are zero: nothing is stored for it
 
-	path  string
-	parts []part
+	path   string
+	parts  []part
+	stored int64 // bytes of its frames
 }
 
 // part is a slice of a frame's plain content that goes to a place in the extent.
@@ -26,15 +27,16 @@ type part struct {
 	ref    frameRef
 	from   uint32 // in the frame
 	length uint32
-	bundle bool
 }
 
 // Extents lists the content of f in file order, each extent at most limit
 // bytes (at least one frame's), except runs of zeros, which may be longer.
+// Where pages come from scattered frames extents are shorter, so that the frames
+// of each have at most twice limit bytes.
 func (b *Backup) Extents(ctx context.Context, f File, limit int64) ([]Extent, error) {
 	switch f.content.kind {
 	case contentBundle:
-		p := part{ref: b.tables.bundles[f.content.number], from: f.content.index, length: uint32(f.Size), bundle: true}
+		p := part{ref: b.tables.bundles[f.content.number], from: f.content.index, length: uint32(f.Size)}
 		return []Extent{{Length: f.Size, path: f.Path, parts: []part{p}}}, nil
 	case contentMap:
 		m, err := b.maps.get(ctx, b, f.content)
@@ -55,12 +57,16 @@ func (m *fileMap) extents(path string, limit int64) []Extent {
 	var page int64
 	add := func(p part, offset int64) {
 		n := len(out) - 1
-		if n < 0 || out[n].Zero || out[n].Length+int64(p.length) > limit {
+		if n < 0 || out[n].Zero || out[n].Length+int64(p.length) > limit || out[n].stored+int64(p.ref.stored) > 2*limit {
 			out = append(out, Extent{Offset: offset, path: path})
 			n++
 		}
-		out[n].parts = append(out[n].parts, p)
-		out[n].Length += int64(p.length)
+		e := &out[n]
+		if len(e.parts) == 0 || e.parts[len(e.parts)-1].ref != p.ref {
+			e.stored += int64(p.ref.stored)
+		}
+		e.parts = append(e.parts, p)
+		e.Length += int64(p.length)
 	}
 	for _, u := range m.runs {
 		offset := page * int64(m.pageSize)
@@ -82,104 +88,19 @@ func (m *fileMap) extents(path string, limit int64) []Extent {
 	return out
 }
 
-// ReadExtent reads and verifies an extent into dst, which has its length.
-// Frames that lie side by side in a pack are read by one request. Concurrent
-// calls are fine; damage is reported with the pack and the file.
+// ReadExtent reads and verifies an extent into dst, which has its length: a
+// Fetch of one. Concurrent calls are fine.
 func (b *Backup) ReadExtent(ctx context.Context, e Extent, dst []byte) error {
-	if int64(len(dst)) != e.Length {
-		return fmt.Errorf("read %s: buffer of %d bytes for %d", e.path, len(dst), e.Length)
+	f, err := b.Fetch(ctx, []Extent{e})
+	if err != nil {
+		return err
 	}
-	if e.Zero {
-		clear(dst)
-		return nil
-	}
-	if len(e.parts) == 1 && e.parts[0].bundle {
-		return b.small.read(ctx, e, dst)
-	}
-	for i := 0; i < len(e.parts); {
-		n := contiguous(e.parts[i:])
-		if err := b.readParts(ctx, e.path, e.parts[i:i+n], &dst); err != nil {
-			return err
-		}
-		i += n
-	}
-	return nil
-}
-
-// maxOverRead is how many unwanted bytes between two frames are read along
-// rather than asking the store again.
-const maxOverRead = 64 << 10
-
-// maxRequest bounds what one request reads of frames that are mostly unwanted,
-// as when every page of an extent comes from another delta frame.
-const maxRequest = 4 << 20
-
-// contiguous counts the parts at the beginning whose frames one request reads.
-// Parts of one frame that follow each other share it, unless the first is the
-// whole frame: that is opened in place, and its sealed bytes are gone then.
-func contiguous(parts []part) int {
-	n := 1
-	for n < len(parts) && parts[n].ref.pack == parts[0].ref.pack {
-		prev, next := parts[n-1], parts[n].ref
-		if next == prev.ref {
-			if prev.whole() {
-				break
-			}
-		} else if next.offset < prev.ref.end() || next.offset-prev.ref.end() > maxOverRead || next.end()-parts[0].ref.offset > maxRequest {
-			break
-		}
-		n++
-	}
-	return n
+	defer f.Release()
+	return f.Read(0, dst)
 }
 
 // whole tells that the part is all of its frame.
 func (p part) whole() bool { return p.from == 0 && p.length == p.ref.raw }
-
-// readParts reads the frames of parts by one request and moves dst behind what it filled.
-func (b *Backup) readParts(ctx context.Context, path string, parts []part, dst *[]byte) error {
-	first, last := parts[0].ref, parts[len(parts)-1].ref
-	key := first.pack.key()
-	w := b.data.worker()
-	defer b.data.release(w)
-	stored := w.room(int(last.end() - first.offset))
-	if err := storage.ReadFull(ctx, b.stanza.repo.store, key, int64(first.offset), stored); err != nil {
-		return fmt.Errorf("content of %s: %w", path, b.stanza.repo.lost(key, err))
-	}
-	w.filled = frameRef{}
-	for _, p := range parts {
-		sealed := stored[p.ref.offset-first.offset:][:p.ref.stored]
-		out := (*dst)[:p.length]
-		if err := b.readPart(w, p, sealed, out); err != nil {
-			return fmt.Errorf("content of %s: %w", path, err)
-		}
-		*dst = (*dst)[p.length:]
-	}
-	return nil
-}
-
-// readPart opens one frame, unless it is the one opened last, and copies the
-// part's bytes to out.
-func (b *Backup) readPart(w *frameWorker, p part, sealed, out []byte) error {
-	if p.whole() && w.filled != p.ref {
-		return b.data.openFrame(w, p.ref, sealed, out)
-	}
-	if w.filled != p.ref {
-		if cap(w.plain) < int(p.ref.raw) {
-			w.plain = make([]byte, maxFrame)
-		}
-		w.plain = w.plain[:p.ref.raw]
-		if err := b.data.openFrame(w, p.ref, sealed, w.plain); err != nil {
-			return err
-		}
-		w.filled = p.ref
-	}
-	if int(p.from)+int(p.length) > len(w.plain) {
-		return damagedf(p.ref.pack.key(), "", "part of a frame is out of range")
-	}
-	copy(out, w.plain[p.from:])
-	return nil
-}
 
 // dataKeys opens frames of every operation that a backup uses.
 type dataKeys struct {
@@ -190,20 +111,40 @@ type dataKeys struct {
 	idle    []*frameWorker
 }
 
-// frameWorker is what one goroutine needs to read frames.
+// frameWorker is what one goroutine needs to open frames. It keeps the plain
+// content of a few: the small files of a bundle are asked for one after the
+// other, by turns with those of other bundles when some have changed.
 type frameWorker struct {
-	dec    *codec.Decoder
-	stored []byte
-	plain  []byte
-	filled frameRef // whose content is in plain
+	dec  *codec.Decoder
+	kept [8]keptFrame
+	next int // is given up next
 }
 
-// room gives a buffer of n bytes for what is read of a pack.
-func (w *frameWorker) room(n int) []byte {
-	if cap(w.stored) < n {
-		w.stored = make([]byte, n)
+type keptFrame struct {
+	ref   frameRef
+	plain []byte
+}
+
+// find gives a frame's plain content if it is kept.
+func (w *frameWorker) find(ref frameRef) []byte {
+	for _, k := range w.kept {
+		if k.ref == ref {
+			return k.plain
+		}
 	}
-	return w.stored[:n]
+	return nil
+}
+
+// room makes room for a frame's plain content, which is kept when ref is set.
+func (w *frameWorker) room(ref frameRef) *keptFrame {
+	k := &w.kept[w.next]
+	w.next = (w.next + 1) % len(w.kept)
+	k.ref = frameRef{}
+	if cap(k.plain) < int(ref.raw) {
+		k.plain = make([]byte, 1<<bits.Len32(ref.raw-1))
+	}
+	k.plain = k.plain[:ref.raw]
+	return k
 }
 
 func (d *dataKeys) worker() *frameWorker {
@@ -247,18 +188,15 @@ func (d *dataKeys) sealer(op ulid.ULID) (sealer, error) {
 	return s, nil
 }
 
-// openFrame verifies and decompresses a frame into out, which has its plain length.
-func (d *dataKeys) openFrame(w *frameWorker, ref frameRef, sealed, out []byte) error {
+// open verifies a frame and gives its compressed content, in place.
+func (d *dataKeys) open(ref frameRef, sealed []byte) ([]byte, error) {
 	s, err := d.sealer(ref.pack.op)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	payload, err := s.open(sealed, ref.number(), ref.context())
-	if err == nil {
-		err = w.dec.Decode(out, payload, ref.codec)
-	}
 	if err != nil {
-		return damaged(ref.pack.key(), fmt.Sprintf("frame %d", ref.ordinal), err)
+		return nil, damaged(ref.pack.key(), fmt.Sprintf("frame %d", ref.ordinal), err)
 	}
-	return nil
+	return payload, nil
 }

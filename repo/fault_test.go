@@ -121,7 +121,7 @@ func TestPuttingWALUnderFaults(t *testing.T) {
 		}
 		s, err := r.Stanza(ctx, "main")
 		if err == nil {
-			_, err = s.PutWAL(ctx, s.Current(), f, storage.Bytes(content))
+			_, err = s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(content)))
 		}
 		return err
 	}
@@ -270,9 +270,12 @@ func tornKey(st *faulty.Store, n int) string {
 
 func (s *Stanza) labelsThere(t *testing.T) (labels []Label) {
 	t.Helper()
-	_, labels, err := s.backups(context.Background())
-	if err != nil || len(labels) == 0 {
-		t.Fatalf("labels %v, %v", labels, err)
+	manifests, err := s.manifests(context.Background())
+	if err != nil || len(manifests) == 0 {
+		t.Fatalf("manifests %v, %v", manifests, err)
+	}
+	for _, m := range manifests {
+		labels = append(labels, m.Label)
 	}
 	return labels
 }

@@ -52,7 +52,7 @@ func buildFixture(ctx context.Context, st storage.Store, o Options) (*Stanza, er
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(wal[name])); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(wal[name]))); err != nil {
 			return nil, err
 		}
 	}

@@ -178,7 +178,7 @@ func FuzzWAL(f *testing.F) {
 		if err := s.repo.store.Delete(ctx, key); err != nil {
 			f.Fatal(err)
 		}
-		if _, err := s.PutWAL(ctx, s.Current(), name, storage.Bytes(rows(size, 1))); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), name, NewWALContent(storage.Bytes(rows(size, 1)))); err != nil {
 			f.Fatal(err)
 		}
 		b, err := storage.ReadAll(ctx, s.repo.store, key, 1<<20)
@@ -308,7 +308,7 @@ func TestEndOfStoreIsNotEndOfContent(t *testing.T) {
 	s := walStanza(t, mem.New(), "")
 	name := mustWAL(t, "000000010000000000000001")
 	ctx := context.Background()
-	if _, err := s.PutWAL(ctx, s.Current(), name, storage.Bytes(rows(3*walFrameSize, 1))); err != nil {
+	if _, err := s.PutWAL(ctx, s.Current(), name, NewWALContent(storage.Bytes(rows(3*walFrameSize, 1)))); err != nil {
 		t.Fatal(err)
 	}
 	key := walKey(s.name, s.Current(), name)

@@ -112,14 +112,31 @@ func (k *keyring) put(ctx context.Context, st storage.Store, c Config, id ulid.U
 	return putDocument(ctx, st, keysPrefix+id.String(), keyFormat, doc, storage.PutOptions{IfAbsent: true})
 }
 
-// openKeyring tries the passphrase on every key object of the repository.
+// openKeyring tries the passphrase on the key that Create made, which has the
+// repository's id as its name, and on every other key when that is of no use.
 func openKeyring(ctx context.Context, st storage.Store, c Config, digest string, passphrase []byte) (*keyring, error) {
 	location := st.Properties().Location
 	var broken error
-	found := false
+	found, first := false, ""
+	if _, err := ulid.ParseStrict(c.ID); err == nil { // what else stands there is not to be part of a key
+		first = keysPrefix + c.ID
+		k, err := readKey(ctx, st, first, c, digest, passphrase)
+		switch {
+		case err == nil:
+			return k, nil
+		case errors.Is(err, ErrDamaged):
+			broken = err
+		case !errors.Is(err, ErrWrongPassphrase) && !isAbsent(err):
+			return nil, err
+		}
+		found = !isAbsent(err)
+	}
 	for obj, err := range st.List(ctx, keysPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", keysPrefix, err)
+		}
+		if obj.Key == first {
+			continue
 		}
 		found = true
 		k, err := readKey(ctx, st, obj.Key, c, digest, passphrase)

@@ -210,7 +210,7 @@ func TestHostWithoutTheReadingKeyWritesAndDoesNotCallItDamage(t *testing.T) {
 	if h.Parent == "" {
 		t.Error("it found no parent")
 	}
-	_, err := s.PutWAL(ctx, s.Current(), mustWAL(t, "000000010000000000000020"), storage.Bytes(rows(fixtureSegment, 9)))
+	_, err := s.PutWAL(ctx, s.Current(), mustWAL(t, "000000010000000000000020"), NewWALContent(storage.Bytes(rows(fixtureSegment, 9))))
 	if err != nil {
 		t.Error(err)
 	}

@@ -190,7 +190,22 @@ func readMany(t *testing.T, s *Stanza, l Label) int {
 		t.Fatal(err)
 	}
 	n := 0
+	var batch []Extent
+	var sums []uint32
 	buf := make([]byte, testPage)
+	read := func() {
+		f, err := b.Fetch(ctx, batch)
+		if err != nil || f.Len() != len(batch) {
+			t.Fatalf("%d of %d: %v", f.Len(), len(batch), err)
+		}
+		for i := range batch {
+			if err := f.Read(i, buf); err != nil || crc32c.Update(0, buf) != sums[i] {
+				t.Fatalf("file %d: %v", n, err)
+			}
+		}
+		f.Release()
+		batch, sums = batch[:0], sums[:0]
+	}
 	for f, err := range b.Files(ctx) {
 		if err != nil {
 			t.Fatal(err)
@@ -204,10 +219,11 @@ func readMany(t *testing.T, s *Stanza, l Label) int {
 			t.Fatalf("%s: %d extents", f.Path, len(extents))
 		}
 		if f.content.kind == contentBundle {
-			if err := b.ReadExtent(ctx, extents[0], buf); err != nil || crc32c.Update(0, buf) != f.CRC32C {
-				t.Fatalf("%s: %v", f.Path, err)
+			if batch, sums = append(batch, extents[0]), append(sums, f.CRC32C); len(batch) == 64 {
+				read()
 			}
 		}
 	}
+	read()
 	return n
 }

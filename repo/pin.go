@@ -39,29 +39,39 @@ func (s *Stanza) Pins(ctx context.Context) ([]Pin, error) {
 	return pins, err
 }
 
+// pinReads is how many pins are read at once.
+const pinReads = 8
+
 // pins lists what can be read, and the damage of what cannot.
 func (s *Stanza) pins(ctx context.Context) (pins []Pin, damage, err error) {
+	var keys []string
 	for obj, err := range s.repo.store.List(ctx, pinsPrefix) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
 		}
-		var p Pin
-		err := getDocument(ctx, s.repo.store, obj.Key, pinFormat, &p)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // its operation has just ended
+		keys = append(keys, obj.Key)
+	}
+	all, broken := make([]Pin, len(keys)), make([]error, len(keys))
+	err = readEach(ctx, len(keys), pinReads, func(ctx context.Context, i int) error {
+		err := getDocument(ctx, s.repo.store, keys[i], pinFormat, &all[i])
+		switch {
+		case errors.Is(err, storage.ErrNotExist): // its operation has just ended
+			return nil
+		case errors.Is(err, ErrDamaged):
+			all[i], broken[i] = Pin{}, err
+			return nil
 		}
-		if errors.Is(err, ErrDamaged) {
-			damage = errors.Join(damage, err)
-			continue
-		}
-		if err != nil {
-			return nil, nil, err
-		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range all {
 		if p.Stanza == s.name {
 			pins = append(pins, p)
 		}
 	}
-	return pins, damage, nil
+	return pins, errors.Join(broken...), nil
 }
 
 // claimLabel puts the pin and makes sure that no other pin has the same label,

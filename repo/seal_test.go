@@ -75,8 +75,8 @@ func TestFrameOpensOnlyAsItself(t *testing.T) {
 		pack := f.content(t, sound.pack.key())
 		sealed := pack[sound.offset:sound.end()]
 		open := func(ref frameRef) error {
-			w := b.data.worker()
-			return b.data.openFrame(w, ref, bytes.Clone(sealed), make([]byte, ref.raw))
+			f := Fetched{backup: b, worker: b.data.worker(), frames: map[frameRef]*fetchedFrame{ref: {ref: ref, bytes: bytes.Clone(sealed)}}}
+			return f.decode(ref, make([]byte, ref.raw))
 		}
 		if err := open(sound); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -74,25 +75,99 @@ func (r *Repository) Stanza(ctx context.Context, name string) (*Stanza, error) {
 	if err := CheckStanzaName(name); err != nil {
 		return nil, err
 	}
+	return r.stanza(ctx, name, readTwoIdentities(ctx, r.store, name, 1))
+}
+
+// OpenStanza is Open and Stanza in one: the first requests of both are sent
+// together, so that a plain repository costs one round trip, an encrypted one
+// two. Errors are those of Open and Stanza.
+func OpenStanza(ctx context.Context, st storage.Store, o Options, name string) (*Stanza, error) {
+	if err := CheckStanzaName(name); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	first := make(chan twoIdentities, 1)
+	go func() { first <- readTwoIdentities(ctx, st, name, 1) }()
+	r, err := Open(ctx, st, o)
+	if err != nil {
+		cancel()
+		<-first
+		return nil, err
+	}
+	return r.stanza(ctx, name, <-first)
+}
+
+// twoIdentities are neighbours that were asked for together, one of which is
+// more than most stanzas have: the absence of the second ends the list without
+// a round trip.
+type twoIdentities [2]struct {
+	id  Identity
+	err error
+}
+
+func readTwoIdentities(ctx context.Context, st storage.Store, stanza string, first int) (two twoIdentities) {
+	var reads sync.WaitGroup
+	for i := range two {
+		reads.Go(func() { two[i].id, two[i].err = readIdentity(ctx, st, stanza, first+i) })
+	}
+	reads.Wait()
+	return two
+}
+
+func readIdentity(ctx context.Context, st storage.Store, stanza string, n int) (Identity, error) {
+	var id Identity
+	key := identityKey(stanza, n)
+	if err := getDocument(ctx, st, key, identityFormat, &id); err != nil {
+		return id, err
+	}
+	if id.Number != n {
+		return id, damagedf(key, "", "it is number %d, want %d", id.Number, n)
+	}
+	return id, nil
+}
+
+// stanza goes on from the first two identities to the last one.
+func (r *Repository) stanza(ctx context.Context, name string, two twoIdentities) (*Stanza, error) {
 	s := &Stanza{repo: r, name: name}
-	for obj, err := range r.store.List(ctx, identityPrefix(name)) {
+	for {
+		for _, next := range two {
+			switch {
+			case isAbsent(next.err) && len(s.identities) == 0:
+				return nil, r.unknownStanza(ctx, name)
+			case isAbsent(next.err):
+				return s, nil
+			case next.err != nil:
+				return nil, next.err
+			}
+			s.identities = append(s.identities, next.id)
+		}
+		two = readTwoIdentities(ctx, r.store, name, len(s.identities)+1)
+	}
+}
+
+// unknownStanza says why a stanza has no first identity.
+func (r *Repository) unknownStanza(ctx context.Context, name string) error {
+	if err := r.checkIdentities(ctx, name); err != nil {
+		return err
+	}
+	return hint.Wrap(fmt.Errorf("stanza %s in %s: %w", name, r.location(), ErrUnknownStanza),
+		"check the stanza's name, or run 'pgbak --stanza %s init' to create it.", name)
+}
+
+// checkIdentities makes sure that no identity is lost before one that is there.
+// Opening a stanza, which ends at the first that is absent, does not see that.
+func (r *Repository) checkIdentities(ctx context.Context, stanza string) error {
+	n := 0
+	for obj, err := range r.store.List(ctx, identityPrefix(stanza)) {
 		if err != nil {
-			return nil, fmt.Errorf("list identities of stanza %s: %w", name, err)
+			return fmt.Errorf("list identities of stanza %s: %w", stanza, err)
 		}
-		var id Identity
-		if err := getDocument(ctx, r.store, obj.Key, identityFormat, &id); err != nil {
-			return nil, err
+		if n++; obj.Key != identityKey(stanza, n) {
+			return damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key)
 		}
-		if id.Number != len(s.identities)+1 || obj.Key != identityKey(name, id.Number) {
-			return nil, damagedf(obj.Key, "", "it is number %d, want %d", id.Number, len(s.identities)+1)
-		}
-		s.identities = append(s.identities, id)
 	}
-	if len(s.identities) == 0 {
-		return nil, hint.Wrap(fmt.Errorf("stanza %s in %s: %w", name, r.location(), ErrUnknownStanza),
-			"check the stanza's name, or run 'pgbak --stanza %s init' to create it.", name)
-	}
-	return s, nil
+	return nil
 }
 
 func (r *Repository) location() string { return r.store.Properties().Location }
@@ -117,6 +192,9 @@ func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error)
 	}
 	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
 		return Identity{}, err
+	}
+	if err := s.repo.checkIdentities(ctx, s.name); err != nil {
+		return Identity{}, err // the number of a lost one would be given away again
 	}
 	id.Number, id.Created = s.Current().Number+1, s.repo.o.Clock().UTC().Truncate(time.Second)
 	key := identityKey(s.name, id.Number)

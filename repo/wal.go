@@ -10,7 +10,6 @@ import (
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
-	"github.com/pgbak/pgbak/repo/codec"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -30,37 +29,36 @@ type WALPut struct {
 	StoredSize int64 // bytes of the object; 0 when it was there
 }
 
-// walSpoolMemory holds any object of a segment of up to 64 MiB; larger ones go
-// through a temporary file.
-const walSpoolMemory = 64 << 20
-
 // PutWAL archives a WAL file: durable on return, never over something else.
 // When the key is taken, the contents are compared by their hash: equal is
 // WALAlreadyThere, once what is there was read back whole; different is
-// ErrWALConflict; and nothing is changed.
-func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, src storage.Source) (WALPut, error) {
-	put := WALPut{RawSize: src.Size()}
+// ErrWALConflict; and nothing is changed. Otherwise one Put is all that it asks
+// of the store.
+func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c *WALContent) (WALPut, error) {
+	put := WALPut{RawSize: c.Size()}
 	name := f.Name(id.SegmentSize)
 	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
 		return put, err
 	}
-	if src.Size() > maxWAL {
-		return put, fmt.Errorf("WAL file %s has %d bytes, more than any WAL file", name, src.Size())
+	if c.Size() > maxWAL {
+		return put, fmt.Errorf("WAL file %s has %d bytes, more than any WAL file", name, c.Size())
 	}
-	content, err := s.hashSource(src)
+	c.Compress(s.repo.o.Compression) // while it is hashed
+	content, err := c.contentID(s.repo)
 	if err != nil {
 		return put, fmt.Errorf("read WAL file %s: %w", name, err)
 	}
-	spool := storage.NewSpool(walSpoolMemory, "")
-	defer spool.Close()
 	key := walKey(s.name, id, f)
-	if err := s.encodeWAL(spool, key, src, content); err != nil {
+	spool := storage.NewSpool(maxHeldWAL, "")
+	defer spool.Close()
+	object, err := s.walObject(ctx, key, c, content, spool)
+	if err != nil {
 		return put, fmt.Errorf("read WAL file %s: %w", name, err)
 	}
-	err = s.repo.store.Put(ctx, key, spool.Source(), storage.PutOptions{IfAbsent: true})
+	err = s.repo.store.Put(ctx, key, object, storage.PutOptions{IfAbsent: true})
 	if errors.Is(err, storage.ErrExist) {
 		put.Outcome = WALAlreadyThere
-		if err := s.compareWAL(ctx, key, name, content, src.Size()); err != nil {
+		if err := s.compareWAL(ctx, key, name, content, c.Size()); err != nil {
 			return put, err
 		}
 		return put, s.readBackWAL(ctx, id, f)
@@ -68,44 +66,64 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, sr
 	if err != nil {
 		return put, fmt.Errorf("archive WAL file %s: %w", name, err)
 	}
-	put.StoredSize = spool.Size()
+	put.StoredSize = object.Size()
 	return put, nil
 }
 
-func (s *Stanza) hashSource(src storage.Source) (ContentID, error) {
-	ids, err := s.repo.hasher()
+// walObject seals the content for this repository: in memory if the content is
+// held, else into the spool.
+func (s *Stanza) walObject(ctx context.Context, key string, c *WALContent, content ContentID, spool *storage.Spool) (storage.Source, error) {
+	w, err := s.repo.newWALSealer(key, walHeader{size: c.Size(), id: content})
 	if err != nil {
-		return ContentID{}, err
+		return nil, err
 	}
-	in, err := src.Open()
+	if !c.isHeld() {
+		err := s.spoolWAL(ctx, w, c, content, spool)
+		return spool.Source(), err
+	}
+	frames, err := c.compressed(ctx, s.repo.o.Compression)
 	if err != nil {
-		return ContentID{}, err
+		return nil, err
 	}
-	defer in.Close()
-	n, err := io.CopyBuffer(ids.h, in, make([]byte, 1<<20))
-	if err != nil {
-		return ContentID{}, err
-	}
-	if n != src.Size() {
-		return ContentID{}, fmt.Errorf("it has %d bytes, want %d", n, src.Size())
-	}
-	var id ContentID
-	ids.h.Sum(id[:0])
-	return id, nil
+	return storage.Bytes(w.whole(frames)), nil
 }
 
-func (s *Stanza) encodeWAL(w io.Writer, key string, src storage.Source, content ContentID) error {
-	enc, err := codec.NewEncoder(s.repo.o.Compression.codec, s.repo.o.Compression.level)
+// spoolWAL reads content that is not held a second time; it hashes again what
+// it reads, so that content that changes meanwhile is refused.
+func (s *Stanza) spoolWAL(ctx context.Context, w *walSealer, c *WALContent, content ContentID, spool *storage.Spool) error {
+	ids, err := s.repo.hasher()
 	if err != nil {
 		return err
 	}
-	in, err := src.Open()
+	compressor, err := newWALCompressor(s.repo.o.Compression)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	e := walEncoder{repo: s.repo, key: key, enc: enc}
-	return e.encode(w, in, src.Size(), content)
+	if _, err := spool.Write(w.head[:w.size]); err != nil {
+		return err
+	}
+	var sealed []byte
+	err = c.eachFrame(func(plain []byte) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		ids.h.Write(plain)
+		f, err := compressor.frame(plain)
+		if err != nil {
+			return err
+		}
+		sealed = w.frame(sealed[:0], f)
+		_, err = spool.Write(sealed)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var again ContentID
+	if ids.h.Sum(again[:0]); again != content {
+		return errWALChanged
+	}
+	return nil
 }
 
 // readBackWAL proves that a file archived before is whole: the clash is decided
@@ -151,6 +169,20 @@ func (s *Stanza) HasWAL(ctx context.Context, id Identity, f postgres.WALFile) (b
 		return false, fmt.Errorf("look for WAL file %s: %w", f.Name(id.SegmentSize), err)
 	}
 	return true, nil
+}
+
+// StillThere proves, by one Stat, that the stanza has not gone away since it
+// was opened: a directory that was unmounted or removed answers for every WAL
+// file that it does not exist. The error wraps ErrUnknownStanza, or is the store's.
+func (s *Stanza) StillThere(ctx context.Context) error {
+	_, err := s.repo.store.Stat(ctx, identityKey(s.name, 1))
+	if errors.Is(err, storage.ErrNotExist) {
+		return fmt.Errorf("stanza %s in %s: %w", s.name, s.repo.location(), ErrUnknownStanza)
+	}
+	if err != nil {
+		return fmt.Errorf("look for stanza %s: %w", s.name, err)
+	}
+	return nil
 }
 
 // ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.

@@ -3,9 +3,7 @@ package repo
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/zeebo/xxh3"
 
@@ -87,87 +85,54 @@ func decodeWALHeader(key string, b []byte, encrypted bool) (h walHeader, n int, 
 	return h, n, nil
 }
 
-// walEncoder writes WAL objects.
-type walEncoder struct {
-	repo *Repository
-	key  string // of the object
-	enc  codec.Encoder
+// walSealer makes the object of one repository out of frames, in their order.
+type walSealer struct {
+	s    sealer
+	head []byte // of the object, and its key
+	size int    // bytes of the head without the key
+	n    uint64
 }
 
-// encode writes the object for content of size bytes whose id is known; it
-// hashes again what it reads, so that content that changes meanwhile is refused.
-func (e *walEncoder) encode(w io.Writer, in io.Reader, size int64, id ContentID) error {
-	h := walHeader{size: size, id: id}
-	s := sealer{}
-	if keys := e.repo.keys; keys != nil {
-		var key [32]byte
-		if _, err := rand.Read(key[:]); err != nil {
-			return fmt.Errorf("make a data key: %w", err)
+func (r *Repository) newWALSealer(key string, h walHeader) (*walSealer, error) {
+	w := &walSealer{}
+	if r.keys != nil {
+		var data [32]byte
+		if _, err := rand.Read(data[:]); err != nil {
+			return nil, fmt.Errorf("make a data key: %w", err)
 		}
 		var err error
-		if h.wrapped, err = keys.wrapDataKey(&key); err != nil {
-			return fmt.Errorf("wrap the data key: %w", err)
+		if h.wrapped, err = r.keys.wrapDataKey(&data); err != nil {
+			return nil, fmt.Errorf("wrap the data key: %w", err)
 		}
-		if s, err = newSealer(&key); err != nil {
-			return err
-		}
-	}
-	ids, err := e.repo.hasher()
-	if err != nil {
-		return err
-	}
-	head := h.encode(e.key)
-	if _, err := w.Write(head); err != nil {
-		return err
-	}
-	f := walFramer{s: s, head: append(head, e.key...), enc: e.enc, codec: e.repo.o.Compression.codec}
-	plain := make([]byte, min(size, walFrameSize))
-	for done := int64(0); done < size; done += int64(len(plain)) {
-		plain = plain[:min(size-done, walFrameSize)]
-		if _, err := io.ReadFull(in, plain); err != nil {
-			return fmt.Errorf("it ends after %d of %d bytes: %w", done, size, err)
-		}
-		ids.h.Write(plain)
-		if err := f.write(w, plain); err != nil {
-			return err
+		if w.s, err = newSealer(&data); err != nil {
+			return nil, err
 		}
 	}
-	var again ContentID
-	if ids.h.Sum(again[:0]); again != id {
-		return errors.New("it changed while it was read")
-	}
-	return nil
+	head := h.encode(key)
+	w.head, w.size = append(head, key...), len(head)
+	return w, nil
 }
 
-// walFramer seals the frames of one object.
-type walFramer struct {
-	s     sealer
-	head  []byte // of the object, and its key
-	enc   codec.Encoder
-	codec codec.ID
-	n     uint64
-	buf   []byte
-	out   []byte
+// whole gives the object of all frames in one buffer, which is made once.
+func (w *walSealer) whole(frames []walFrame) []byte {
+	size := w.size
+	for _, f := range frames {
+		size += walFrameHeader + len(f.payload) + w.s.overhead()
+	}
+	b := append(make([]byte, 0, size), w.head[:w.size]...)
+	for _, f := range frames {
+		b = w.frame(b, f)
+	}
+	return b
 }
 
-func (f *walFramer) write(w io.Writer, plain []byte) error {
-	payload, id := plain, codec.None
-	if f.codec != codec.None {
-		compressed, err := f.enc.Encode(f.buf, plain)
-		if err != nil {
-			return err
-		}
-		f.buf = compressed
-		if len(compressed) < len(plain) {
-			payload, id = compressed, f.codec
-		}
-	}
-	head := walFrameHead(id, len(plain), len(payload)+f.s.overhead())
-	f.out = append(f.out[:0], head...)
-	f.out = f.s.seal(f.out, payload, f.n, walContext(head, f.head))
-	f.n++
-	_, err := w.Write(f.out)
-	return err
+// frame appends the next frame, sealed.
+func (w *walSealer) frame(dst []byte, f walFrame) []byte {
+	head := walFrameHead(f.codec, f.plain, len(f.payload)+w.s.overhead())
+	dst = append(dst, head...)
+	dst = w.s.seal(dst, f.payload, w.n, walContext(head, w.head))
+	w.n++
+	return dst
 }
 
 func walFrameHead(id codec.ID, plain, stored int) []byte {

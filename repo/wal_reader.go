@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo/codec"
@@ -27,7 +28,9 @@ type WALReader struct {
 	ids    *contentHasher
 	n      uint64
 	done   int64
-	plain  []byte // verified, not yet read
+	plain  []byte // verified, not yet read; in out
+	sealed []byte // room for a frame, used again for the next
+	out    []byte // the same, plain
 	err    error
 }
 
@@ -117,22 +120,22 @@ func (r *WALReader) nextFrame() error {
 	if plain == 0 || plain > walFrameSize || plain > r.header.size-r.done || stored > walFrameSize+gcmOverhead {
 		return damagedf(r.key, what, "%d bytes stored in %d are out of bounds", plain, stored)
 	}
-	sealed := make([]byte, stored)
-	if _, err := io.ReadFull(r.in, sealed); err != nil {
+	r.sealed = slices.Grow(r.sealed[:0], int(stored))[:stored]
+	if _, err := io.ReadFull(r.in, r.sealed); err != nil {
 		return r.cut(what, err)
 	}
-	payload, err := r.s.open(sealed, r.n, walContext(head, r.head))
+	payload, err := r.s.open(r.sealed, r.n, walContext(head, r.head))
 	if err != nil {
 		return damaged(r.key, what, err)
 	}
-	out := make([]byte, plain)
-	if err := r.dec.Decode(out, payload, codec.ID(head[0])); err != nil {
+	r.out = slices.Grow(r.out[:0], int(plain))[:plain]
+	if err := r.dec.Decode(r.out, payload, codec.ID(head[0])); err != nil {
 		return damaged(r.key, what, err)
 	}
-	r.ids.h.Write(out)
+	r.ids.h.Write(r.out)
 	r.n++
 	r.done += plain
-	r.plain = out
+	r.plain = r.out
 	return nil
 }
 

@@ -45,16 +45,16 @@ func TestPuttingWAL(t *testing.T) {
 		s := walStanza(t, mem.New(), passphrase)
 		f := mustWAL(t, "000000010000000000000001")
 		content := rows(fixtureSegment, 1)
-		put, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(content))
+		put, err := s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(content)))
 		if err != nil || put.Outcome != WALStored || put.RawSize != fixtureSegment || put.StoredSize == 0 {
 			t.Errorf("the first time: %+v, %v", put, err)
 		}
-		put, err = s.PutWAL(ctx, s.Current(), f, storage.Bytes(content))
+		put, err = s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(content)))
 		if err != nil || put.Outcome != WALAlreadyThere || put.StoredSize != 0 {
 			t.Errorf("the same again: %+v, %v", put, err)
 		}
 		for _, other := range [][]byte{patched(content, 5, 100), content[:len(content)-1], {}} {
-			_, err = s.PutWAL(ctx, s.Current(), f, storage.Bytes(other))
+			_, err = s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(other)))
 			if !errors.Is(err, ErrWALConflict) || hint.Of(err) == "" {
 				t.Errorf("%d other bytes: %v", len(other), err)
 			}
@@ -74,7 +74,7 @@ func TestClashWithADamagedObjectIsDamageAndChangesNothing(t *testing.T) {
 	if err := st.Put(ctx, key, storage.Bytes([]byte("torn")), storage.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(rows(1000, 1)))
+	_, err := s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(rows(1000, 1))))
 	if !errors.Is(err, ErrDamaged) {
 		t.Error(err)
 	}
@@ -83,36 +83,54 @@ func TestClashWithADamagedObjectIsDamageAndChangesNothing(t *testing.T) {
 	}
 }
 
-// changing is a source whose second reading differs from the first.
+// changing is a source that is other content from the n-th reading on.
 type changing struct {
 	storage.Source
-	opened int
-	change func(b []byte) []byte
+	opened, from int
+	change       func(b []byte) []byte
 }
 
 func (c *changing) Open() (io.ReadCloser, error) {
 	r, err := c.Source.Open()
-	if c.opened++; err != nil || c.opened == 1 {
+	if c.opened++; err != nil || c.opened < c.from {
 		return r, err
 	}
 	b, err := io.ReadAll(r)
 	return io.NopCloser(bytes.NewReader(c.change(b))), err
 }
 
-func TestWALThatChangesWhileItIsReadIsRefused(t *testing.T) {
+// unheld makes content be treated as a file that is too large for memory.
+func unheld(src storage.Source) *WALContent {
+	c := NewWALContent(src)
+	c.hold = -1
+	return c
+}
+
+func TestALargeWALFileThatChangesWhileItIsReadIsRefused(t *testing.T) {
+	flip := func(at int) func(b []byte) []byte {
+		return func(b []byte) []byte { b[at]++; return b }
+	}
 	for _, test := range []struct {
 		title  string
+		from   int // the reading: 1 is of the beginning, 2 for the content id, 3 for the object
 		change func(b []byte) []byte
 		want   string
 	}{
-		{"other bytes", func(b []byte) []byte { b[5]++; return b }, "changed while it was read"},
-		{"fewer bytes", func(b []byte) []byte { return b[:100] }, "it ends after"},
+		{"other bytes", 3, flip(90_000), "changed while it was read"},
+		{"fewer bytes", 3, func(b []byte) []byte { return b[:70_000] }, "it ends after 70000 of 100000"},
+		{"more bytes", 3, func(b []byte) []byte { return append(b, 0) }, "more than 100000 bytes"},
+		{"fewer bytes from the start", 1, func(b []byte) []byte { return b[:100] }, "it ends after 100 of 100000"},
+		{"another beginning than was checked", 2, flip(5), "changed while it was read"},
 	} {
 		t.Run(test.title, func(t *testing.T) {
 			s := walStanza(t, mem.New(), "")
 			f := mustWAL(t, "000000010000000000000001")
-			_, err := s.PutWAL(context.Background(), s.Current(), f, &changing{Source: storage.Bytes(rows(5000, 1)), change: test.change})
+			src := &changing{Source: storage.Bytes(rows(100_000, 1)), from: test.from, change: test.change}
+			_, err := s.PutWAL(context.Background(), s.Current(), f, unheld(src))
 			expectError(t, err, test.want)
+			if src.opened < test.from {
+				t.Errorf("it was read %d times", src.opened)
+			}
 			if there, err := s.HasWAL(context.Background(), s.Current(), f); there || err != nil {
 				t.Errorf("it is there: %v, %v", there, err)
 			}
@@ -139,12 +157,20 @@ func TestWALOfEverySizeReadsBack(t *testing.T) {
 			}
 			for i, size := range []int{0, 1, walFrameSize - 1, walFrameSize, walFrameSize + 1, 3*walFrameSize + 5} {
 				content := append(rows(size/2, 1), noise(size-size/2, 2)...)
-				f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: 1, Segment: uint64(i)}
-				if _, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(content)); err != nil {
-					t.Fatal(err)
+				var stored []int64
+				for j, c := range []*WALContent{NewWALContent(storage.Bytes(content)), unheld(storage.Bytes(content))} {
+					f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: 1, Segment: uint64(2*i + j)}
+					put, err := s.PutWAL(ctx, s.Current(), f, c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					stored = append(stored, put.StoredSize)
+					if got, err := readWAL(ctx, s, s.Current(), f.Name(fixtureSegment)); err != nil || !bytes.Equal(got, content) {
+						t.Errorf("%s, %d bytes: %d bytes, %v", compression, size, len(got), err)
+					}
 				}
-				if got, err := readWAL(ctx, s, s.Current(), f.Name(fixtureSegment)); err != nil || !bytes.Equal(got, content) {
-					t.Errorf("%s, %d bytes: %d bytes, %v", compression, size, len(got), err)
+				if stored[0] != stored[1] {
+					t.Errorf("%s, %d bytes: held and not held make objects of %d bytes", compression, size, stored)
 				}
 			}
 		}
@@ -159,7 +185,7 @@ func TestWALRangesEndAtGapsAndTimelines(t *testing.T) {
 		"000000010000000100000002", "000000010000000100000003.partial", "000000010000000100000002.00000028.backup",
 		"000000020000000100000002", "00000002.history", "000000020000000100000003",
 	} {
-		if _, err := s.PutWAL(ctx, s.Current(), mustWAL(t, name), storage.Bytes([]byte("1\t0/1\tx\n"))); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), mustWAL(t, name), NewWALContent(storage.Bytes([]byte("1\t0/1\tx\n")))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -35,23 +34,6 @@ func (c candidate) complete() bool {
 
 // endsBefore tells whether the backup is consistent at position lsn.
 func (c candidate) endsBefore(lsn postgres.LSN) bool { return c.Stop.LSN <= lsn }
-
-// IdentityOf is the identity whose cluster a restore brings back and whose WAL
-// it needs: that of the backup set, or, if set is empty, the stanza's current
-// one. Errors are those of [repo.Stanza.OpenBackup].
-func IdentityOf(ctx context.Context, s *repo.Stanza, set repo.Label) (repo.Identity, error) {
-	if set == "" {
-		return s.Current(), nil
-	}
-	b, err := s.OpenBackup(ctx, set)
-	if errors.Is(err, repo.ErrNoBackup) {
-		err = hint.Wrap(err, "'pgbak info' lists the backups.")
-	}
-	if err != nil {
-		return repo.Identity{}, fmt.Errorf("open backup %s: %w", set, err)
-	}
-	return b.Header().Identity, nil
-}
 
 // pickIdentity finds the cluster that is to be restored: that of the backup that the
 // user named, or the one that archives now.

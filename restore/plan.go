@@ -34,8 +34,8 @@ type Options struct {
 	LinkAll bool
 	// ArchiveModeOff keeps the restored server from archiving.
 	ArchiveModeOff bool
-	// RestoreCommand is the restore_command that fetches the WAL of the identity
-	// (see [IdentityOf]) from the repository, ready for PostgreSQL but for the
+	// RestoreCommand is the restore_command that fetches the WAL of the backup's
+	// identity from the repository, ready for PostgreSQL but for the
 	// quoting of its value.
 	RestoreCommand string
 	Log            *slog.Logger // nil: nothing is logged

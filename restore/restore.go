@@ -48,7 +48,15 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if o, err = o.withDefaults(); err != nil {
+	return Execute(ctx, o, plan)
+}
+
+// Execute is the part of Run that writes, for who has made the plan already, to
+// choose a repository by it. The options are those of the plan; what may differ
+// is RestoreCommand, which MakePlan does not need.
+func Execute(ctx context.Context, o Options, plan *Plan) (Result, error) {
+	o, err := o.withDefaults()
+	if err != nil {
 		return Result{}, err
 	}
 	r := &run{o: o, plan: plan, unfinished: map[*outFile]struct{}{}}

@@ -245,7 +245,7 @@ func TestWALIsReadFromTheRepositoryForATime(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	for _, n := range []uint64{4, 5, 6} {
-		if _, err := s.PutWAL(context.Background(), s.Current(), postgres.WALFile{Timeline: 1, Segment: n}, storage.Bytes(text(smallWAL, n))); err != nil {
+		if _, err := s.PutWAL(context.Background(), s.Current(), postgres.WALFile{Timeline: 1, Segment: n}, repo.NewWALContent(storage.Bytes(text(smallWAL, n)))); err != nil {
 			t.Fatal(err)
 		}
 	}

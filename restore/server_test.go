@@ -202,7 +202,7 @@ func (p *primary) archiveAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.stanza.PutWAL(context.Background(), p.stanza.Current(), f, storage.Bytes(data)); err != nil {
+		if _, err := p.stanza.PutWAL(context.Background(), p.stanza.Current(), f, repo.NewWALContent(storage.Bytes(data))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -120,7 +120,7 @@ func store(t testing.TB, s *repo.Stanza, entries []entry, h repo.BackupHeader) r
 	ctx := context.Background()
 	for _, n := range []uint64{2, 3} {
 		f := postgres.WALFile{Timeline: 1, Segment: n}
-		if _, err := s.PutWAL(ctx, s.Current(), f, storage.Bytes(text(smallWAL, n))); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), f, repo.NewWALContent(storage.Bytes(text(smallWAL, n)))); err != nil {
 			t.Fatal(err)
 		}
 	}

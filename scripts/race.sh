@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests that need no PostgreSQL server under the race detector: real servers would make this leg slow, and the
-# goroutines are in the code that these tests drive. The detector needs cgo, hence a C compiler.
+# Runs the tests that need no PostgreSQL server under the race detector: those would make this leg slow, and the goroutines are
+# in the code that the other tests drive. S3 servers start in a second, so tests with them belong here. The detector needs
+# cgo, hence a C compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mapfile -t packages < <(

@@ -8,6 +8,11 @@
 // signal), wall clock s, user CPU s, system CPU s, peak memory in bytes, and
 // how that was found. Its own exit status says nothing: a measurement that
 // could not be made leaves no line.
+//
+// Processes that the program leaves behind, such as pgBackRest's asynchronous
+// archiver, count too: measure becomes their parent and waits for their end,
+// so a program that leaves a daemon must not be measured. The wall clock stops
+// when the program itself ends.
 package main
 
 import (
@@ -18,6 +23,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -61,21 +68,29 @@ func (c cost) row() string {
 
 // measure runs the command with its output to out. The kernel adds the CPU
 // time of descendants to that of the process that waited for them, so the
-// figures of the command hold the whole tree.
+// figures of the command hold the whole tree but for those who detached
+// themselves; they become children of this process, whose figures are added.
 func measure(command []string, out *os.File) (cost, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return cost{}, fmt.Errorf("becoming the parent of processes that detach themselves: %w", err)
+	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return cost{}, err
 	}
-	peaks := watch(cmd.Process.Pid)
+	peaks := watch(os.Getpid())
 	err := cmd.Wait()
 	wall := time.Since(began)
+	detached, orphans := waitDetached()
 	sampled := <-peaks.stop()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return cost{}, err
+	}
+	if orphans != nil {
+		return cost{}, fmt.Errorf("waiting for detached processes: %w", orphans)
 	}
 	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	if !ok {
@@ -83,13 +98,34 @@ func measure(command []string, out *os.File) (cost, error) {
 	}
 	c := cost{
 		status: status(cmd.ProcessState), wall: wall,
-		user: cmd.ProcessState.UserTime(), system: cmd.ProcessState.SystemTime(),
-		peak: usage.Maxrss << 10, // KiB on Linux: getrusage(2); that of the largest process
+		user: cmd.ProcessState.UserTime() + detached.user, system: cmd.ProcessState.SystemTime() + detached.system,
+		peak: max(usage.Maxrss<<10, detached.peak), // KiB on Linux: getrusage(2); that of the largest process
 	}
 	if sampled.processes > 1 && sampled.bytes > c.peak {
 		c.peak, c.summed = sampled.bytes, true
 	}
 	return c, nil
+}
+
+// waitDetached waits for all children of this process and sums up what they
+// cost. It must run after the command was waited for, which it would take too.
+func waitDetached() (cost, error) {
+	var sum cost
+	for {
+		var usage unix.Rusage
+		_, err := unix.Wait4(-1, nil, 0, &usage)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECHILD):
+			return sum, nil
+		case err != nil:
+			return cost{}, err
+		}
+		sum.user += time.Duration(usage.Utime.Nano())
+		sum.system += time.Duration(usage.Stime.Nano())
+		sum.peak = max(sum.peak, usage.Maxrss<<10)
+	}
 }
 
 // status is the exit status as a shell gives it.

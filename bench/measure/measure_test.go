@@ -35,6 +35,20 @@ func TestCPUOfDescendantsCounts(t *testing.T) {
 	}
 }
 
+func TestDetachedProcessesCountAndAreWaitedFor(t *testing.T) {
+	done := filepath.Join(t.TempDir(), "done")
+	c := measured(t, "setsid sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 0.3; : >"+done+"' >/dev/null 2>&1 &")
+	if _, err := os.Stat(done); err != nil {
+		t.Error("the measurement ended before the process that the command left behind")
+	}
+	if c.user+c.system < 20*time.Millisecond {
+		t.Errorf("%v of CPU, want that of the process that was left behind", c.user+c.system)
+	}
+	if c.wall > 250*time.Millisecond {
+		t.Errorf("wall clock %v: that of the command does not end with what it leaves behind", c.wall)
+	}
+}
+
 func TestStatusIsThatOfTheCommand(t *testing.T) {
 	for _, test := range []struct {
 		title, script string

@@ -19,7 +19,7 @@ type sample struct {
 	processes int // most at one time
 }
 
-// watcher samples a tree of processes until it is stopped.
+// watcher samples the descendants of a process until it is stopped.
 type watcher struct {
 	done   chan struct{}
 	result chan sample
@@ -37,7 +37,7 @@ func watch(pid int) watcher {
 				w.result <- peak
 				return
 			case <-tick.C:
-				now := resident("/proc", pid)
+				now := descendants("/proc", pid)
 				peak.bytes = max(peak.bytes, now.bytes)
 				peak.processes = max(peak.processes, now.processes)
 			}
@@ -52,12 +52,10 @@ func (w watcher) stop() <-chan sample {
 	return w.result
 }
 
-// resident sums up the memory of a process and its descendants, which
-// proc/PID/task/TID/children lists per thread (proc_pid_task(5)). Processes
-// come and go meanwhile: what cannot be read any more counts nothing.
+// resident sums up the memory of a process and its descendants. Processes come
+// and go meanwhile: what cannot be read any more counts nothing.
 func resident(proc string, pid int) sample {
-	dir := filepath.Join(proc, strconv.Itoa(pid))
-	text, err := os.ReadFile(filepath.Join(dir, "statm"))
+	text, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "statm"))
 	if err != nil {
 		return sample{}
 	}
@@ -65,8 +63,17 @@ func resident(proc string, pid int) sample {
 	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
 		return sample{}
 	}
-	sum := sample{pages * int64(os.Getpagesize()), 1}
-	threads, _ := filepath.Glob(filepath.Join(dir, "task", "*", "children"))
+	sum := descendants(proc, pid)
+	sum.bytes += pages * int64(os.Getpagesize())
+	sum.processes++
+	return sum
+}
+
+// descendants sums up the memory of the children of a process and theirs, which
+// proc/PID/task/TID/children lists per thread (proc_pid_task(5)).
+func descendants(proc string, pid int) sample {
+	var sum sample
+	threads, _ := filepath.Glob(filepath.Join(proc, strconv.Itoa(pid), "task", "*", "children"))
 	for _, path := range threads {
 		children, err := os.ReadFile(path)
 		if err != nil {

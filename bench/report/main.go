@@ -1,13 +1,15 @@
 // Command report turns the raw results of bench/run.sh into the Markdown tables
 // of docs/BENCHMARKS.md: one per operation, medians over the rounds, and how
-// each tool compares with pgbak.
+// each tool compares with pgbak, or with the first one where pgbak is not.
 //
-//	report -raw FILE -bytes SIZE-OF-THE-CLUSTER
+//	report -raw FILE -bytes SIZE-OF-THE-CLUSTER -segments NUMBER
 //
 // A line of FILE is tab-separated: round, tool, operation, wall clock s, user
 // CPU s, system CPU s, peak memory in bytes, "process" or "tree", bytes in the
-// repository afterwards, bytes that the operation added. What is wrong goes to
-// standard error, and then no table is printed.
+// repository afterwards, bytes that the operation added, requests to the S3
+// server as KIND=NUMBER,... or "none", CPU s of that server. The last two are "-"
+// where there was no server. What is wrong goes to standard error, and then no
+// table is printed.
 package main
 
 import (
@@ -19,13 +21,14 @@ import (
 func main() {
 	raw := flag.String("raw", "", "`FILE` with the raw results")
 	bytes := flag.Int64("bytes", 0, "`SIZE` of the cluster, for MB/s")
+	segments := flag.Int("segments", 0, "`NUMBER` of WAL segments that an operation on the archive concerns")
 	flag.Parse()
-	if err := report(*raw, *bytes); err != nil {
+	if err := report(*raw, size{cluster: *bytes, segments: *segments}); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 	}
 }
 
-func report(path string, bytes int64) error {
+func report(path string, of size) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -34,6 +37,6 @@ func report(path string, bytes int64) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	_, err = fmt.Print(tables(rows, bytes))
+	_, err = fmt.Print(tables(rows, of))
 	return err
 }

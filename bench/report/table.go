@@ -2,54 +2,19 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
-
-// measurement is one run of one tool; figures are in the order of the columns.
-type measurement struct {
-	tool, operation string
-	tree            bool
-	figures         figures
-}
-
-// figures are what is measured: seconds, bytes.
-type figures struct{ wall, user, system, peak, stored, added float64 }
-
-// columns is how many a line of raw results has.
-const columns = 10
-
-func parseRows(text string) ([]measurement, error) {
-	var rows []measurement
-	for n, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		words := strings.Split(line, "\t")
-		if len(words) != columns {
-			return nil, fmt.Errorf("line %d has %d columns, not %d", n+1, len(words), columns)
-		}
-		m := measurement{tool: words[1], operation: words[2], tree: words[7] == "tree"}
-		for column, to := range map[int]*float64{
-			3: &m.figures.wall, 4: &m.figures.user, 5: &m.figures.system, 6: &m.figures.peak, 8: &m.figures.stored, 9: &m.figures.added,
-		} {
-			v, err := strconv.ParseFloat(words[column], 64)
-			if err != nil {
-				return nil, fmt.Errorf("line %d, column %d: %w", n+1, column+1, err)
-			}
-			*to = v
-		}
-		rows = append(rows, m)
-	}
-	return rows, nil
-}
 
 // line is a line of a table: the medians of one tool's runs of one operation.
 type line struct {
 	tool string
-	runs int
 	tree bool
 	// fastest and slowest are wall clock seconds: how much the runs differ.
 	fastest, slowest float64
 	median           figures
+	requests         map[string]float64
 }
 
 // lines gives those of an operation, in the order in which tools first appear.
@@ -67,30 +32,43 @@ func lines(rows []measurement, operation string) []line {
 	}
 	var all []line
 	for _, tool := range order {
-		runs := byTool[tool]
-		of := func(get func(figures) float64) []float64 {
-			var values []float64
-			for _, m := range runs {
-				values = append(values, get(m.figures))
-			}
-			slices.Sort(values)
-			return values
-		}
-		wall := of(func(f figures) float64 { return f.wall })
-		all = append(all, line{
-			tool: tool, runs: len(runs), fastest: wall[0], slowest: wall[len(wall)-1],
-			tree: slices.ContainsFunc(runs, func(m measurement) bool { return m.tree }),
-			median: figures{
-				wall:   median(wall),
-				user:   median(of(func(f figures) float64 { return f.user })),
-				system: median(of(func(f figures) float64 { return f.system })),
-				peak:   median(of(func(f figures) float64 { return f.peak })),
-				stored: median(of(func(f figures) float64 { return f.stored })),
-				added:  median(of(func(f figures) float64 { return f.added })),
-			},
-		})
+		all = append(all, summary(tool, byTool[tool]))
 	}
 	return all
+}
+
+// summary of a tool's runs, of which there is at least one.
+func summary(tool string, runs []measurement) line {
+	of := func(get func(measurement) float64) []float64 {
+		var values []float64
+		for _, m := range runs {
+			values = append(values, get(m))
+		}
+		slices.Sort(values)
+		return values
+	}
+	wall := of(func(m measurement) float64 { return m.figures.wall })
+	l := line{
+		tool: tool, fastest: wall[0], slowest: wall[len(wall)-1],
+		tree: slices.ContainsFunc(runs, func(m measurement) bool { return m.tree }),
+		median: figures{
+			wall:   median(wall),
+			user:   median(of(func(m measurement) float64 { return m.figures.user })),
+			system: median(of(func(m measurement) float64 { return m.figures.system })),
+			peak:   median(of(func(m measurement) float64 { return m.figures.peak })),
+			stored: median(of(func(m measurement) float64 { return m.figures.stored })),
+			added:  median(of(func(m measurement) float64 { return m.figures.added })),
+			server: median(of(func(m measurement) float64 { return m.figures.server })),
+		},
+		requests: map[string]float64{},
+	}
+	for _, m := range runs {
+		for kind := range m.requests {
+			// A run without requests of this kind had none of them.
+			l.requests[kind] = median(of(func(m measurement) float64 { return m.requests[kind] }))
+		}
+	}
+	return l
 }
 
 // median of sorted values, of which there is at least one.
@@ -99,50 +77,110 @@ func median(sorted []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// reference is the tool that the others are compared with.
+// reference is the tool that the others are compared with, or the first one in
+// a table where it is not.
 const reference = "pgbak"
 
-// tables renders one table per operation. bytes is the size of the cluster.
-func tables(rows []measurement, bytes int64) string {
+// size is of what operations work on.
+type size struct {
+	cluster  int64 // bytes
+	segments int   // of WAL
+}
+
+// table is one operation's.
+type table struct {
+	operation string
+	lines     []line
+	compare   line
+	served    bool
+	of        size
+}
+
+// tables renders one table per operation.
+func tables(rows []measurement, of size) string {
 	var operations []string
 	for _, m := range rows {
 		if !slices.Contains(operations, m.operation) {
 			operations = append(operations, m.operation)
 		}
 	}
+	var rendered []string
+	for _, operation := range operations {
+		t := table{operation: operation, lines: lines(rows, operation), of: of}
+		t.compare = t.lines[0]
+		if i := slices.IndexFunc(t.lines, func(l line) bool { return l.tool == reference }); i >= 0 {
+			t.compare = t.lines[i]
+		}
+		t.served = slices.ContainsFunc(rows, func(m measurement) bool { return m.operation == operation && m.served })
+		rendered = append(rendered, t.markdown())
+	}
+	return strings.Join(rendered, "\n")
+}
+
+// onSegments says that the operation is on WAL segments, not on the cluster.
+func (t table) onSegments() bool { return strings.HasPrefix(t.operation, "archive-") }
+
+func (t table) markdown() string {
+	header := []string{"tool", "wall s (min to max)", "times " + title(t.compare.tool) + "'s", "MB/s", "CPU s (user + system)", "peak MiB", "added MB", "repository MB"}
+	if t.onSegments() {
+		header[3] = "segments/s"
+		header = slices.Insert(header, 5, "CPU ms per segment")
+	}
+	if t.served {
+		header = append(header, "S3 requests", "S3 server's CPU s")
+	}
 	var text strings.Builder
-	for i, operation := range operations {
-		if i > 0 {
-			text.WriteByte('\n')
-		}
-		all := lines(rows, operation)
-		fmt.Fprintf(&text, "### %s\n\n", strings.ToUpper(operation[:1])+operation[1:])
-		text.WriteString("| tool | wall s (min to max) | times pgbak's | MB/s | CPU s (user + system) | peak MiB | added MB | repository MB |\n")
-		text.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- |\n")
-		compare := 0.0
-		for _, l := range all {
-			if l.tool == reference {
-				compare = l.median.wall
-			}
-		}
-		for _, l := range all {
-			text.WriteString(l.markdown(bytes, compare))
-		}
+	fmt.Fprintf(&text, "### %s\n\n", strings.ToUpper(t.operation[:1])+t.operation[1:])
+	writeRow(&text, header)
+	writeRow(&text, slices.Repeat([]string{"---"}, len(header)))
+	for _, l := range t.lines {
+		writeRow(&text, t.cells(l))
 	}
 	return text.String()
 }
 
-func (l line) markdown(bytes int64, compare float64) string {
+func writeRow(text *strings.Builder, cells []string) {
+	fmt.Fprintf(text, "| %s |\n", strings.Join(cells, " | "))
+}
+
+// cells are a line's, in the order of the header.
+func (t table) cells(l line) []string {
 	f := l.median
-	times := "-"
-	if compare > 0 {
-		times = fmt.Sprintf("%.2f", f.wall/compare)
-	}
 	peak := fmt.Sprintf("%.0f", f.peak/(1<<20))
 	if l.tree {
 		peak += " (all processes)"
 	}
-	return fmt.Sprintf("| %s | %.2f (%.2f to %.2f) | %s | %.0f | %.2f (%.2f + %.2f) | %s | %.2f | %.1f |\n",
-		strings.ReplaceAll(l.tool, "_", " "), f.wall, l.fastest, l.slowest, times, float64(bytes)/1e6/f.wall,
-		f.user+f.system, f.user, f.system, peak, f.added/1e6, f.stored/1e6)
+	cells := []string{
+		title(l.tool), fmt.Sprintf("%.2f (%.2f to %.2f)", f.wall, l.fastest, l.slowest), fmt.Sprintf("%.2f", f.wall/t.compare.median.wall),
+		fmt.Sprintf("%.0f", float64(t.of.cluster)/1e6/f.wall), fmt.Sprintf("%.2f (%.2f + %.2f)", f.user+f.system, f.user, f.system),
+		peak, fmt.Sprintf("%.2f", f.added/1e6), fmt.Sprintf("%.1f", f.stored/1e6),
+	}
+	if t.onSegments() {
+		n := float64(t.of.segments)
+		cells[3] = fmt.Sprintf("%.1f", n/f.wall)
+		cells = slices.Insert(cells, 5, fmt.Sprintf("%.0f", 1000*(f.user+f.system)/n))
+	}
+	if t.served {
+		cells = append(cells, kinds(l.requests), fmt.Sprintf("%.2f", f.server))
+	}
+	return cells
 }
+
+// kinds renders requests: how many, and of which kind, most frequent first.
+func kinds(requests map[string]float64) string {
+	sum := 0.0
+	names := slices.Sorted(maps.Keys(requests))
+	slices.SortStableFunc(names, func(a, b string) int { return int(requests[b] - requests[a]) })
+	var each []string
+	for _, name := range names {
+		sum += requests[name]
+		each = append(each, fmt.Sprintf("%s %.0f", name, requests[name]))
+	}
+	if len(each) == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%.0f (%s)", sum, strings.Join(each, ", "))
+}
+
+// title is a tool's name for people.
+func title(tool string) string { return strings.ReplaceAll(tool, "_", " ") }

@@ -6,25 +6,39 @@ import (
 )
 
 // raw are three rounds of two tools.
-const raw = `1	pgbak	full	2.000	3.000	0.500	104857600	process	600000000	590000000
-1	other_tool	full	8.000	9.000	1.000	209715200	tree	700000000	700000000
-1	pgbak	restore	1.000	1.000	1.000	52428800	process	600000000	0
-2	pgbak	full	9.000	3.000	0.500	104857600	process	600000000	590000000
-2	other_tool	full	4.000	9.000	1.000	209715200	tree	700000000	700000000
-3	pgbak	full	1.000	3.000	0.500	104857600	process	600000000	590000000
-3	other_tool	full	6.000	9.000	1.000	209715200	tree	700000000	700000000
+const raw = `1	pgbak	full	2.000	3.000	0.500	104857600	process	600000000	590000000	-	-
+1	other_tool	full	8.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
+1	pgbak	restore	1.000	1.000	1.000	52428800	process	600000000	0	-	-
+2	pgbak	full	9.000	3.000	0.500	104857600	process	600000000	590000000	-	-
+2	other_tool	full	4.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
+3	pgbak	full	1.000	3.000	0.500	104857600	process	600000000	590000000	-	-
+3	other_tool	full	6.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
 `
 
-func TestTables(t *testing.T) {
-	rows, err := parseRows(raw)
+// onS3 is one round by way of a server that counted.
+const onS3 = `1	other_tool	archive-push	8.000	3.000	1.000	20971520	tree	50000000	50000000	ListObjectsV2=80,PutObject=80,GetObject=160	4.500
+1	pgbak	archive-push	4.000	2.000	2.000	104857600	process	40000000	40000000	PutObject=80	3.000
+1	no_latency	full by way of a proxy	2.000	3.000	0.500	104857600	process	600000000	590000000	none	0.500
+1	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=1	0.500
+2	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=3,GetObject=2	0.500
+`
+
+func rendered(t *testing.T, text string) string {
+	t.Helper()
+	rows, err := parseRows(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := tables(rows, 3_000_000_000)
+	return tables(rows, size{cluster: 3_000_000_000, segments: 80})
+}
+
+func TestTables(t *testing.T) {
+	got := rendered(t, raw)
 	for title, want := range map[string]string{
-		"the median, not the mean, and the range":              "| pgbak | 2.00 (1.00 to 9.00) | 1.00 | 1500 | 3.50 (3.00 + 0.50) | 100 | 590.00 | 600.0 |",
-		"another tool in times of pgbak, its processes summed": "| other tool | 6.00 (4.00 to 8.00) | 3.00 | 500 | 10.00 (9.00 + 1.00) | 200 (all processes) | 700.00 | 700.0 |",
-		"an operation of its own":                              "### Restore\n",
+		"the columns": "| tool | wall s (min to max) | times pgbak's | MB/s | CPU s (user + system) | peak MiB | added MB | repository MB |\n| --- |",
+		"the median, not the mean, and the range":              "| pgbak | 2.00 (1.00 to 9.00) | 1.00 | 1500 | 3.50 (3.00 + 0.50) | 100 | 590.00 | 600.0 |\n",
+		"another tool in times of pgbak, its processes summed": "| other tool | 6.00 (4.00 to 8.00) | 3.00 | 500 | 10.00 (9.00 + 1.00) | 200 (all processes) | 700.00 | 700.0 |\n",
+		"an operation of its own":                              "\n\n### Restore\n\n",
 	} {
 		t.Run(title, func(t *testing.T) {
 			if !strings.Contains(got, want) {
@@ -34,6 +48,26 @@ func TestTables(t *testing.T) {
 	}
 	if strings.Count(got, "| pgbak |") != 2 {
 		t.Errorf("pgbak is not in both tables:\n%s", got)
+	}
+}
+
+func TestTablesOnS3(t *testing.T) {
+	got := rendered(t, onS3)
+	for title, want := range map[string]string{
+		"columns of WAL archiving": "| tool | wall s (min to max) | times pgbak's | segments/s | CPU s (user + system) | CPU ms per segment |" +
+			" peak MiB | added MB | repository MB | S3 requests | S3 server's CPU s |\n",
+		"requests by kind, most frequent first": "| other tool | 8.00 (8.00 to 8.00) | 2.00 | 10.0 | 4.00 (3.00 + 1.00) | 50 | 20 (all processes) | 50.00 | 50.0 |" +
+			" 320 (GetObject 160, ListObjectsV2 80, PutObject 80) | 4.50 |\n",
+		"pgbak is compared with wherever it stands": "| pgbak | 4.00 (4.00 to 4.00) | 1.00 | 20.0 |",
+		"without pgbak the first is compared with":  " | times no latency's | MB/s | CPU s (user + system) | peak MiB |",
+		"no request":                            "| no latency | 2.00 (2.00 to 2.00) | 1.00 | 1500 | 3.50 (3.00 + 0.50) | 100 | 590.00 | 600.0 | 0 | 0.50 |\n",
+		"a kind that one round did not ask for": "| 50 ms | 3.00 (3.00 to 3.00) | 1.50 | 1000 | 3.50 (3.00 + 0.50) | 100 | 590.00 | 600.0 | 3 (PutObject 2, GetObject 1) | 0.50 |\n",
+	} {
+		t.Run(title, func(t *testing.T) {
+			if !strings.Contains(got, want) {
+				t.Errorf("%q is not in:\n%s", want, got)
+			}
+		})
 	}
 }
 
@@ -57,8 +91,10 @@ func TestMedian(t *testing.T) {
 
 func TestLinesThatAreNoResultsAreRefused(t *testing.T) {
 	for _, test := range []struct{ title, text, want string }{
-		{"a column is missing", strings.Replace(raw, "\tprocess", "", 1), "line 1 has 9 columns"},
+		{"a column is missing", strings.Replace(raw, "\tprocess", "", 1), "line 1 has 11 columns"},
 		{"a figure is none", strings.Replace(raw, "8.000", "x", 1), "line 2, column 4"},
+		{"a request has no number", strings.Replace(onS3, "PutObject=80", "PutObject", 1), `line 1, column 11: "PutObject"`},
+		{"the server's CPU time is none", strings.Replace(onS3, "4.500", "-", 1), "line 1, column 12"},
 		{"nothing at all", "", "line 1 has 1 columns"},
 	} {
 		t.Run(test.title, func(t *testing.T) {

@@ -44,7 +44,7 @@ func TestBadInput(t *testing.T) {
 		{"an unknown stanza", plainConfig, initialised, "--stanza mian check", exitConfiguration, []string{`"mian"`, "DIR/pgbak.yaml", "main"}, true},
 		{"no stanza flag with two stanzas", twoStanzas, initialised, "archive-push x", exitConfiguration, []string{"no stanza was named", "main, other"}, true},
 		{"an unknown repository", plainConfig, initialised, "--repo remote backup", exitConfiguration, []string{`"remote"`, "local"}, true},
-		{"s3", strings.Replace(plainConfig, "file://DIR/repo", "s3://bucket/prefix", 1), nil, "info", exitConfiguration, []string{`repository "local"`, "not in this version"}, false},
+		{"keys of s3 for a directory", strings.Replace(plainConfig, "file://DIR/repo", "file://DIR/repo\n    s3: {region: x}", 1), nil, "info", exitConfiguration, []string{`repository "local"`, "s3 is only for"}, false},
 		{"no repository yet", plainConfig, nil, "check", exitRepository, []string{"DIR/repo", "not initialised"}, true},
 		{"an empty directory instead of the repository", plainConfig, func(t *testing.T, s *site) { mkdir(t, s.path("repo")) }, "check", exitRepository, []string{"DIR/repo", "not initialised"}, true},
 		{"a stanza that was not created", twoStanzas, initialised, "--stanza other check", exitRepository, []string{"stanza other"}, true},

@@ -15,12 +15,19 @@ import (
 type hosted struct {
 	*pgtest.Cluster
 	dir, program, config string
+	template             string // of the configuration
 }
 
 // host starts a cluster whose archive_command pushes to the repository.
 func host(t *testing.T, settings map[string]string) *hosted {
 	t.Helper()
-	h := &hosted{dir: pgtest.TempDir(t), program: pgtest.BuildPgbak(t)}
+	return hostWith(t, plainConfig, settings)
+}
+
+// hostWith does so with another configuration than plainConfig.
+func hostWith(t *testing.T, template string, settings map[string]string) *hosted {
+	t.Helper()
+	h := &hosted{dir: pgtest.TempDir(t), program: pgtest.BuildPgbak(t), template: template}
 	h.config = filepath.Join(h.dir, "pgbak.yaml")
 	all := map[string]string{"archive_mode": "on", "archive_command": h.program + " --config " + h.config + " archive-push %p"}
 	for name, value := range settings {
@@ -33,7 +40,7 @@ func host(t *testing.T, settings map[string]string) *hosted {
 
 func (h *hosted) configure(t *testing.T, dsn string) {
 	t.Helper()
-	text := strings.ReplaceAll(strings.Replace(plainConfig, "host=DIR/nowhere user=postgres dbname=postgres", dsn, 1), "DIR", h.dir)
+	text := strings.ReplaceAll(strings.Replace(h.template, "host=DIR/nowhere user=postgres dbname=postgres", dsn, 1), "DIR", h.dir)
 	if err := os.WriteFile(h.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

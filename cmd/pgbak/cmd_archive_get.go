@@ -56,53 +56,38 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 		return err
 	}
 	var sources []archive.Source
-	var failed error
 	for _, rc := range sel.repositories {
-		s, err := a.sources(ctx, rc, sel.stanza.Name, identity, control)
-		if err != nil {
-			failed = join(failed, err)
-			continue
-		}
-		sources = append(sources, s...)
-	}
-	if len(sources) == 0 {
-		return failed
+		sources = append(sources, archive.Source{Name: rc.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
+			return a.openSource(ctx, rc, sel.stanza.Name, identity, control)
+		}})
 	}
 	getter, err := archive.NewGetter(sources...)
 	if err != nil {
 		return err
 	}
-	warnings, err := getter.Get(ctx, name, dest)
-	for _, w := range warnings {
+	got, err := getter.Get(ctx, name, dest)
+	for _, w := range got.Warnings {
 		a.log.Warn(w)
 	}
-	if failed != nil && errors.Is(err, archive.ErrAbsent) {
-		// Absent from those that answered: nobody knows about the others.
-		return failed
-	}
-	if failed != nil && err == nil {
-		a.log.Warn(failed.Error())
+	if err == nil {
+		a.log.Debug("fetched", "file", name, "repository", got.Repository)
 	}
 	return err
 }
 
-// sources opens the stanza and finds out which of its identities may have the
+// openSource opens the stanza and finds out which of its identities may have the
 // file: a file is absent only if none has it. control is nil if the working
 // directory is no data directory.
-func (a *app) sources(ctx context.Context, rc repositoryConfig, stanza string, identity int, control *postgres.Control) ([]archive.Source, error) {
-	o, err := a.openStanza(ctx, rc, stanza)
+func (a *app) openSource(ctx context.Context, rc repositoryConfig, stanza string, identity int, control *postgres.Control) (*repo.Stanza, []repo.Identity, error) {
+	o, err := a.openStanza(ctx, rc, stanza, toRead)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ids := wantedIdentities(o.stanza.Identities(), identity, control)
 	if len(ids) == 0 {
-		return nil, noIdentity(rc.Name, stanza, identity, control)
+		return nil, nil, noIdentity(rc.Name, stanza, identity, control)
 	}
-	var sources []archive.Source
-	for _, id := range ids {
-		sources = append(sources, archive.Source{Target: archive.Target{Name: rc.Name, Stanza: o.stanza}, Identity: id})
-	}
-	return sources, nil
+	return o.stanza, ids, nil
 }
 
 // wantedIdentities picks from all identities, the newest first. Several are

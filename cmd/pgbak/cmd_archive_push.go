@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -32,25 +33,22 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	// A repository that cannot be opened must not keep the file from the
-	// others; but PostgreSQL must not forget it, so the run fails at the end.
-	var targets []archive.Target
-	var failed error
+	var targets []archive.PushTarget
 	for _, rc := range sel.repositories {
-		o, err := a.openStanza(cmd.Context(), rc, sel.stanza.Name)
+		compression, err := repo.ParseCompression(rc.Compression)
 		if err != nil {
-			failed = join(failed, err)
-			continue
+			return &configError{fmt.Errorf("repository %q: %w", rc.Name, err)}
 		}
-		targets = append(targets, archive.Target{Name: rc.Name, Stanza: o.stanza})
-	}
-	if len(targets) == 0 {
-		return failed
+		targets = append(targets, archive.PushTarget{Name: rc.Name, Compression: compression, Open: func(ctx context.Context) (*repo.Stanza, error) {
+			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
+			return o.stanza, err
+		}})
 	}
 	pusher, err := archive.NewPusher(targets...)
 	if err != nil {
 		return err
 	}
+	pusher.Processes = sel.processes
 	result, err := pusher.Push(cmd.Context(), path)
 	for _, w := range result.Warnings {
 		a.log.Warn(w)
@@ -60,16 +58,5 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 			a.log.Debug("archived", "file", result.File, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize)
 		}
 	}
-	return join(failed, err)
-}
-
-// join keeps a single error what it is, so that its text has no frills.
-func join(a, b error) error {
-	switch {
-	case a == nil:
-		return b
-	case b == nil:
-		return a
-	}
-	return fmt.Errorf("%w; %w", a, b)
+	return err
 }

@@ -82,7 +82,7 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	if err != nil {
 		return err
 	}
-	into, err := a.openStanza(cmd.Context(), sel.repositories[0], sel.stanza.Name)
+	into, err := a.openStanza(cmd.Context(), sel.repositories[0], sel.stanza.Name, toWrite)
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func (a *app) check(ctx context.Context, output outputFlag, timeout time.Duratio
 func (a *app) openStanzas(ctx context.Context, sel selection, id repo.Identity) ([]opened, error) {
 	var stanzas []opened
 	for _, rc := range sel.repositories {
-		o, err := a.openStanza(ctx, rc, sel.stanza.Name)
+		o, err := a.openStanza(ctx, rc, sel.stanza.Name, toRead)
 		if err != nil {
 			return nil, err
 		}

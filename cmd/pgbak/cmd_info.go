@@ -97,13 +97,13 @@ func (a *app) selectedForInfo() ([]stanzaConfig, []repositoryConfig, error) {
 		}
 		stanzas = []stanzaConfig{s}
 	}
-	repositories, err := c.repositories(a.setting(a.flags.repository, "PGBAK_REPO", ""))
+	repositories, err := c.repositories(a.repositoryName())
 	return stanzas, repositories, err
 }
 
 // catalog reads what a repository holds of a stanza, and how it is encrypted.
 func (a *app) catalog(ctx context.Context, rc repositoryConfig, stanza string) (*repo.Catalog, string, error) {
-	r, err := a.openRepository(ctx, rc, false)
+	r, err := a.openRepository(ctx, rc, toRead)
 	if err != nil {
 		return nil, "", err
 	}

@@ -98,7 +98,7 @@ func (a *app) compareServer(ctx context.Context, s stanzaConfig, id repo.Identit
 }
 
 func (a *app) initRepository(ctx context.Context, rc repositoryConfig, stanza string, id repo.Identity, upgrade bool) error {
-	r, err := a.openRepository(ctx, rc, true)
+	r, err := a.openRepository(ctx, rc, toCreate)
 	if err != nil {
 		return err
 	}

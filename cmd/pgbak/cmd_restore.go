@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,8 +31,9 @@ func (a *app) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore",
 		Short: "Restore a cluster to a moment of its past",
-		Long: `restore chooses the backup for the target, proves that every WAL file needed is
-in the repository, writes the cluster into an empty directory and configures
+		Long: `restore asks the repositories in their order and takes the first one that leads
+to the target. It chooses the backup, proves that every WAL file needed is in
+that repository, writes the cluster into an empty directory and configures
 recovery. Start PostgreSQL on the directory afterwards: it fetches WAL by
 archive-get and stops at the target.
 
@@ -84,29 +84,43 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	source, err := a.openStanza(cmd.Context(), sel.repositories[0], sel.stanza.Name)
+	o.Processes, o.Log, o.Clock = sel.processes, a.log, a.clock
+	source, plan, err := a.chooseRepository(cmd.Context(), sel, o)
 	if err != nil {
 		return err
 	}
-	o.Stanza, o.Processes, o.Log, o.Clock = source.stanza, sel.processes, a.log, a.clock
-	id, err := restore.IdentityOf(cmd.Context(), source.stanza, o.Set)
-	if err != nil {
-		return err
-	}
-	if o.RestoreCommand, err = a.restoreCommandSetting(sel, id); err != nil {
-		return err
-	}
+	o.Stanza = source.stanza
+	a.log.Info("restoring from repository "+source.repository.Name, "location", plan.Repository, "backup", plan.Backup.Label)
 	if f.planOnly {
-		return a.planRestore(cmd.Context(), o, f.output)
+		planned := planResult{plan, source.repository.Name}
+		return f.output.print(a, planned, func() string { return fromRepository(source, plan) + plan.String() })
+	}
+	if o.RestoreCommand, err = a.restoreCommandSetting(sel, plan.Backup.Identity); err != nil {
+		return err
 	}
 	p := a.newProgress("restore")
 	o.Progress = func(r restore.Progress) { p.show(r.Files, r.Bytes, r.BytesTotal) }
-	result, err := restore.Run(cmd.Context(), o)
+	result, err := restore.Execute(cmd.Context(), o, plan)
 	p.end()
 	if err != nil {
 		return err
 	}
-	return f.output.print(a, result, func() string { return restoreText(result) })
+	return f.output.print(a, restoreResult{result, source.repository.Name}, func() string { return fromRepository(source, plan) + restoreText(result) })
+}
+
+// planResult and restoreResult are the output of restore; docs/json.md describes it.
+type planResult struct {
+	*restore.Plan
+	RepositoryName string `json:"repository-name"`
+}
+
+type restoreResult struct {
+	restore.Result
+	RepositoryName string `json:"repository-name"`
+}
+
+func fromRepository(source opened, plan *restore.Plan) string {
+	return fmt.Sprintf("from repository %s (%s)\n", source.repository.Name, plan.Repository)
 }
 
 // options turns the flags into what restore understands, and gives notes for
@@ -177,7 +191,7 @@ func (a *app) restoreCommandSetting(sel selection, id repo.Identity) (string, er
 		return "", fmt.Errorf("find out where pgbak is installed: %w", err)
 	}
 	words := []string{program, "--config", sel.config.path, "--stanza", sel.stanza.Name}
-	if name := a.setting(a.flags.repository, "PGBAK_REPO", ""); name != "" {
+	if name := a.repositoryName(); name != "" && name != allRepositories {
 		words = append(words, "--repo", name)
 	}
 	for i, w := range words {
@@ -210,13 +224,4 @@ func restoreText(r restore.Result) string {
 	fmt.Fprintf(&b, "restored:    %d files, %s in %s\n", r.Files, sizeText(r.Bytes), durationText(r.Duration))
 	fmt.Fprintf(&b, "now start PostgreSQL %d on %s: it recovers to the target by itself\n", r.Plan.Backup.Identity.Major, r.Plan.TargetDir)
 	return b.String()
-}
-
-// planRestore prints what a restore would do.
-func (a *app) planRestore(ctx context.Context, o restore.Options, output outputFlag) error {
-	plan, err := restore.MakePlan(ctx, o)
-	if err != nil {
-		return err
-	}
-	return output.print(a, plan, plan.String)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,17 +25,6 @@ type config struct {
 	Processes    *int               `yaml:"processes"`
 
 	path string
-}
-
-type repositoryConfig struct {
-	Name        string            `yaml:"name"`
-	URL         string            `yaml:"url"`
-	Compression string            `yaml:"compression"`
-	Encryption  *encryptionConfig `yaml:"encryption"`
-}
-
-type encryptionConfig struct {
-	PassphraseFile string `yaml:"passphrase-file"`
 }
 
 type stanzaConfig struct {
@@ -88,7 +76,11 @@ func parseConfig(data []byte) (*config, error) {
 	return c, c.check()
 }
 
-var unknownKey = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
+var (
+	unknownKey = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
+	// wrongKind quotes the value, which may be a secret in the wrong place.
+	wrongKind = regexp.MustCompile(`(?s)^line (\d+): cannot unmarshal .*$`)
+)
 
 // yamlError says in the user's words what the decoder says in Go's.
 func yamlError(err error) error {
@@ -102,6 +94,8 @@ func yamlError(err error) error {
 		if m := unknownKey.FindStringSubmatch(text); m != nil {
 			text = fmt.Sprintf("line %s: unknown key %q", m[1], m[2])
 			unknown = true
+		} else if m := wrongKind.FindStringSubmatch(text); m != nil {
+			text = fmt.Sprintf("line %s: the value has the wrong form", m[1])
 		}
 		all = append(all, text)
 	}
@@ -116,7 +110,7 @@ func yamlError(err error) error {
 // the file is written and not when the first backup is needed.
 func (c *config) check() error {
 	if len(c.Repositories) == 0 {
-		return hint.Wrap(errors.New("repositories is empty"), "add a repository with a name and a url like file:///var/lib/pgbak.")
+		return hint.Wrap(errors.New("repositories is empty"), "add a repository with a name and a url like file:///var/lib/pgbak or s3://bucket/prefix.")
 	}
 	if len(c.Stanzas) == 0 {
 		return hint.Wrap(errors.New("stanzas is empty"), "add a stanza with a name, pgdata and connection.")
@@ -161,48 +155,12 @@ func checkProcesses(n int) error {
 	return nil
 }
 
-func (r repositoryConfig) check() error {
-	if r.Name == "" {
-		return errors.New("name is missing")
-	}
-	if _, err := r.directory(); err != nil {
-		return err
-	}
-	if _, err := repo.ParseCompression(r.Compression); err != nil {
-		return err
-	}
-	if r.Encryption != nil {
-		return checkAbsolute("encryption.passphrase-file", r.Encryption.PassphraseFile)
-	}
-	return nil
-}
-
-// directory is the repository's directory on the local disk.
-func (r repositoryConfig) directory() (string, error) {
-	if r.URL == "" {
-		return "", errors.New("url is missing")
-	}
-	u, err := url.Parse(r.URL)
-	if err != nil {
-		// The error repeats the url, which may hold a secret one day.
-		return "", errors.New("url cannot be understood: use file:///DIRECTORY")
-	}
-	switch {
-	case u.Scheme == "s3":
-		return "", errors.New("url: s3 is not in this version: use file:///DIRECTORY")
-	case u.Scheme != "file":
-		return "", fmt.Errorf("url has the unknown scheme %q: use file:///DIRECTORY", u.Scheme)
-	case u.Host != "" || !filepath.IsAbs(u.Path) || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return "", fmt.Errorf("url %q is not of the form file:///DIRECTORY", u.Redacted())
-	case filepath.Clean(u.Path) == "/":
-		return "", errors.New("url: the root directory cannot be a repository")
-	}
-	return filepath.Clean(u.Path), nil
-}
-
 func (s stanzaConfig) check() error {
 	if s.Name == "" {
 		return errors.New("name is missing")
+	}
+	if s.Name == allRepositories {
+		return errReservedName
 	}
 	if err := repo.CheckStanzaName(s.Name); err != nil {
 		return err
@@ -238,9 +196,13 @@ func (c *config) stanza(name string) (stanzaConfig, error) {
 		"configured are: %s.", list)
 }
 
-// repositories returns the repository of the name, or all if name is "".
+// allRepositories is what --repo says for every repository; no repository and,
+// lest commands be misread, no stanza may be called that.
+const allRepositories = "all"
+
+// repositories returns the repository of the name, or all if name is "" or "all".
 func (c *config) repositories(name string) ([]repositoryConfig, error) {
-	if name == "" {
+	if name == "" || name == allRepositories {
 		return c.Repositories, nil
 	}
 	var names []string

@@ -24,9 +24,9 @@ func TestTheConfigurationOfTheDocumentationIsUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := c.Repositories[0].directory()
-	if err != nil || dir != "/var/lib/pgbak" || c.Repositories[0].Encryption.PassphraseFile != "/etc/pgbak/passphrase" {
-		t.Errorf("repository %+v in %s, %v", c.Repositories[0], dir, err)
+	p, err := c.Repositories[0].place()
+	if err != nil || p.directory != "/var/lib/pgbak" || c.Repositories[0].Encryption.PassphraseFile != "/etc/pgbak/passphrase" {
+		t.Errorf("repository %+v in %s, %v", c.Repositories[0], p.directory, err)
 	}
 	if s := c.Stanzas[0]; s.Name != "main" || s.PGData != "/var/lib/postgresql/17/main" || !strings.HasPrefix(s.Connection, "host=/var") {
 		t.Errorf("stanza %+v", s)
@@ -58,7 +58,8 @@ func TestConfigurationsThatCouldNotWorkAreRefused(t *testing.T) {
 		{"a url with a host", "file:///var", "file://var", "file:///DIRECTORY"},
 		{"the root directory as repository", "file:///var/lib/pgbak", "file:///", "root directory"},
 		{"a path instead of a url", "file:///var", "/var", `unknown scheme ""`},
-		{"s3", "file:///var/lib/pgbak", "s3://bucket/x", "s3 is not in this version"},
+		{"a repository that is called all", "name: local", "name: all", `repository "all": the name "all" is reserved`},
+		{"a stanza that is called all", "name: main", "name: all", `stanza "all": the name "all" is reserved`},
 		{"another scheme", "file:///var/lib/pgbak", "ftp://host/x", `unknown scheme "ftp"`},
 		{"unknown compression", "zstd", "gzip", `"gzip"`},
 		{"a compression level out of range", "zstd", "zstd:99", `"zstd:99"`},

@@ -132,7 +132,10 @@ func TestTheDocumentationNamesEveryFieldOfTheJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{sampleInfo(t), checkResult{Repositories: []checkRepository{{WALSegment: "x"}}, Problems: []checkProblem{{Hint: "x"}}},
+	conditional := true
+	repositories := repoCheckResult{Repositories: []repoCheckInfo{{RoundTrip: 1, Format: 1, ID: "x", Encryption: "none", ConditionalPut: &conditional,
+		Promises: []promiseResult{{Error: "x"}}, Error: "x", Hint: "x"}}}
+	for _, v := range []any{sampleInfo(t), repositories, checkResult{Repositories: []checkRepository{{WALSegment: "x"}}, Problems: []checkProblem{{Hint: "x"}}},
 		backupResult{Warnings: []string{"x"}}} {
 		packed, err := json.Marshal(v)
 		if err != nil {

@@ -8,7 +8,9 @@
 //	main.go     the process: signals, the context, the last word on the exit code
 //	root.go     the command tree, global flags, where a setting comes from
 //	config.go   the configuration file
-//	stack.go    how a store, its decorators and the repository are put together
+//	config_*.go its sections about repositories
+//	stack.go    how a store and its decorators are put together
+//	stack_*.go  the repository on top of them; decorators of this package
 //	exit.go     the table of exit codes
 //	output.go   what results and errors look like
 //	cmd_*.go    one command each
@@ -82,6 +84,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root := a.newRoot()
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
+	a.logCounters()
 	if err != nil && !a.began {
 		err = &usageError{err: err, command: command.CommandPath()}
 	}

@@ -23,12 +23,7 @@ func TestTheCommandReferenceIsCurrent(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Commands\n\n<!-- Written by go generate ./cmd/pgbak; do not edit. -->\n\n")
 	root := (&app{}).newRoot()
-	writeCommand(&b, root)
-	for _, c := range root.Commands() {
-		if !c.Hidden {
-			writeCommand(&b, c)
-		}
-	}
+	writeCommands(&b, root)
 	if *update {
 		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
@@ -37,6 +32,16 @@ func TestTheCommandReferenceIsCurrent(t *testing.T) {
 	got, err := os.ReadFile(path)
 	if err != nil || string(got) != b.String() {
 		t.Errorf("%s is not current (%v): run go generate ./cmd/pgbak", path, err)
+	}
+}
+
+// writeCommands writes a command and those below it.
+func writeCommands(b *strings.Builder, c *cobra.Command) {
+	writeCommand(b, c)
+	for _, below := range c.Commands() {
+		if !below.Hidden {
+			writeCommands(b, below)
+		}
 	}
 }
 

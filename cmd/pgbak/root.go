@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,12 @@ type app struct {
 
 	flags globalFlags
 	log   *slog.Logger
+	// command is the name of the command that runs; it decides for how long a
+	// repository is tried again.
+	command string
+	// counters are those of every store that was opened, for logCounters.
+	counting sync.Mutex
+	counters []counter
 	// began says that the command line was understood: an error before that
 	// is one of usage.
 	began bool
@@ -56,16 +63,16 @@ configuration file. Results go to standard output, messages to standard error.`,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.openLog(); err != nil {
 				return err
 			}
-			a.began = true
+			a.began, a.command = true, cmd.Name()
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// An archive_command that lost its command must not look like success.
-			return &usageError{err: hint.Wrap(errors.New("no command was given"), "pgbak --help lists the commands."), command: cmd.CommandPath()}
+			return noCommand(cmd)
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -77,15 +84,19 @@ configuration file. Results go to standard output, messages to standard error.`,
 	flags.SortFlags = false
 	flags.StringVar(&a.flags.config, "config", "", "configuration `FILE` (PGBAK_CONFIG; default "+defaultConfigPath+")")
 	flags.StringVar(&a.flags.stanza, "stanza", "", "`NAME` of the stanza (PGBAK_STANZA; may be left out when one is configured)")
-	flags.StringVar(&a.flags.repository, "repo", "", "`NAME` of the repository (PGBAK_REPO; default: all for init, check, info, archive-push and archive-get, else the first)")
+	flags.StringVar(&a.flags.repository, "repo", "", "`NAME` of the repository (PGBAK_REPO; all means every one; default: the first for backup, else all)")
 	flags.IntVar(&a.flags.processes, "processes", 0, "`NUMBER` of parallel workers, 1 to 1024 (PGBAK_PROCESSES; default: as configured, else the CPUs this process may use)")
 	flags.StringVar(&a.flags.logLevel, "log-level", "", "least `LEVEL` of messages: debug, info, warn or error (PGBAK_LOG_LEVEL; default info)")
 	flags.StringVar(&a.flags.logFormat, "log-format", "", "`FORMAT` of messages: text or json (PGBAK_LOG_FORMAT; default text)")
 	root.AddCommand(
 		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(),
-		a.restoreCommand(), a.infoCommand(), a.versionCommand(),
+		a.restoreCommand(), a.infoCommand(), a.repoCommand(), a.versionCommand(),
 	)
 	return root
+}
+
+func noCommand(cmd *cobra.Command) error {
+	return &usageError{err: hint.Wrap(errors.New("no command was given"), "%s --help lists the commands.", cmd.CommandPath()), command: cmd.CommandPath()}
 }
 
 // helpCommand is cobra's, but for topics that do not exist, which are errors.

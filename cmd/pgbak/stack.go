@@ -4,209 +4,175 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"iter"
-	"os"
+	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/limit"
+	"github.com/pgbak/pgbak/storage/metrics"
 	"github.com/pgbak/pgbak/storage/posix"
+	"github.com/pgbak/pgbak/storage/readonly"
+	"github.com/pgbak/pgbak/storage/retry"
+	"github.com/pgbak/pgbak/storage/s3"
 )
 
-// openStore puts a repository's store together, from the disk upwards:
+// access is what a command means to do with a repository.
+type access int
+
+const (
+	toRead   access = iota // nothing can be put or deleted, by whatever mistake
+	toWrite                // the repository must be there
+	toCreate               // its directory is made where it is missing
+)
+
+// openStore puts a repository's store together, from the disk or the network
+// upwards. This is the one place that knows the order and why:
 //
-//	posix      the driver
+//	driver     posix or s3
 //	faults     only in builds with the tag pgbak_faults: fails or kills at the
 //	           n-th operation. Next to the driver, so that what stands above
-//	           treats an injected fault as it would treat the disk's.
+//	           treats an injected fault as it would treat the driver's.
+//	metrics    counts what the driver did. Below retry, so that each attempt is
+//	           seen, and below limit, so that waiting is not taken for slowness.
+//	limit      below retry, because an attempt that is made again costs
+//	           bandwidth and requests again.
+//	retry      tries again what may pass.
+//	readonly   for commands that never write. Above retry, whose business a
+//	           refusal is not.
 //	marked     marks what failed as a failure of the storage, for the exit
 //	           code. Outermost, because only the error that the caller sees counts.
-func openStore(rc repositoryConfig, create bool) (storage.Store, error) {
-	dir, err := rc.directory()
+//
+// lookfirst, for storage that does not keep two puts of one key apart, is put on
+// top of all by repo.Open and by init, which alone know of it.
+func (a *app) openStore(ctx context.Context, rc repositoryConfig, to access) (storage.Store, error) {
+	limits, err := rc.Limits.parse()
 	if err != nil {
-		return nil, &configError{fmt.Errorf("repository %q: %w", rc.Name, err)}
+		return nil, &configError{err}
+	}
+	policy, err := a.retryPolicy(rc)
+	if err != nil {
+		return nil, &configError{err}
+	}
+	st, err := a.openDriver(ctx, rc, to, policy)
+	if err != nil {
+		return nil, err
+	}
+	counted := metrics.New(withFaults(st), a.clock)
+	a.count(rc.Name, counted)
+	st = counted
+	if limits.Upload > 0 || limits.Download > 0 || limits.Requests > 0 {
+		limits.Clock = a.clock
+		st = limit.New(st, limits)
+	}
+	st = retry.New(st, policy)
+	if to == toRead {
+		st = readonly.New(st)
+	}
+	return marked{st}, nil
+}
+
+// openDriver opens what the url leads to. No request is made to a bucket yet.
+func (a *app) openDriver(ctx context.Context, rc repositoryConfig, to access, policy retry.Policy) (storage.Store, error) {
+	p, err := rc.place()
+	if err != nil {
+		return nil, &configError{err}
+	}
+	if p.bucket != "" {
+		st, err := s3.Open(ctx, a.s3Options(rc, p, policy))
+		if err != nil {
+			return nil, &configError{err}
+		}
+		return st, nil
 	}
 	open := posix.Open
-	if create {
+	if to == toCreate {
 		open = posix.Create
 	}
-	st, err := open(dir)
+	st, err := open(p.directory)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hint.Wrap(fmt.Errorf("directory %s does not exist: %w", dir, repo.ErrNotInitialized),
+		return nil, hint.Wrap(fmt.Errorf("directory %s does not exist: %w", p.directory, repo.ErrNotInitialized),
 			"check the url in the configuration and whether its file system is mounted, or run 'pgbak init' to create a repository there.")
 	}
 	if err != nil {
 		return nil, &storageError{err}
 	}
-	return marked{withFaults(st)}, nil
+	return st, nil
 }
 
-// openRepository opens a configured repository, or with create makes it.
-func (a *app) openRepository(ctx context.Context, rc repositoryConfig, create bool) (*repo.Repository, error) {
-	o := repo.Options{Clock: a.clock}
-	var err error
-	if o.Compression, err = repo.ParseCompression(rc.Compression); err != nil {
-		return nil, &configError{fmt.Errorf("repository %q: %w", rc.Name, err)}
+func (a *app) s3Options(rc repositoryConfig, p place, policy retry.Policy) s3.Options {
+	c := rc.s3()
+	o := s3.Options{Bucket: p.bucket, Prefix: p.prefix, Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.pathStyle(), CAFile: c.CAFile,
+		StorageClass: c.StorageClass, SSE: c.SSE, KMSKeyID: c.KMSKeyID,
+		Again: policy.Do, Clock: a.clock, Log: a.log.With("repository", rc.Name)}
+	if f := c.Credentials; f != nil {
+		o.Credentials = s3.CredentialFiles{KeyFile: f.KeyFile, SecretFile: f.SecretFile, TokenFile: f.TokenFile}
 	}
-	if rc.Encryption != nil {
-		o.Passphrase = func() ([]byte, error) { return a.passphrase(rc.Encryption.PassphraseFile) }
+	if rc.Limits.Connections != nil {
+		o.Connections = *rc.Limits.Connections
 	}
-	st, err := openStore(rc, create)
+	return o
+}
+
+// How long a command goes on trying when the configuration does not say.
+const (
+	// patience of who waits for a command: longer than a server needs to restart.
+	patience = 5 * time.Minute
+	// PostgreSQL in recovery stands still meanwhile, and stops after trouble.
+	getPatience = 2 * time.Minute
+	// PostgreSQL keeps the segment and calls again by itself, and a shutdown of
+	// the server waits for this call.
+	pushPatience = 30 * time.Second
+	// attempts bounds the pauses between attempts rather than the attempts.
+	attempts = 12
+)
+
+// retryPolicy is what the configuration says, or else what fits the command.
+// Each attempt that is followed by another is a warning.
+func (a *app) retryPolicy(rc repositoryConfig) (retry.Policy, error) {
+	bounds, err := rc.Retry.parse()
 	if err != nil {
-		return nil, fmt.Errorf("repository %q: %w", rc.Name, err)
+		return retry.Policy{}, err
 	}
-	open := repo.Open
-	if create {
-		open = repo.Create
+	p := retry.Default()
+	p.Attempts, p.Time, p.Clock = attempts, patience, a.clock
+	switch a.command {
+	case archiveGetName:
+		p.Time = getPatience
+	case archivePushName:
+		p.Time = pushPatience
 	}
-	r, err := open(ctx, st, o)
-	if err != nil {
-		return nil, fmt.Errorf("repository %q: %w", rc.Name, err)
+	if bounds.attempts > 0 {
+		p.Attempts = bounds.attempts
 	}
-	return r, nil
-}
-
-// passphrase reads the file and warns if strangers can read it too. A group
-// may: root owns the file and the server's group reads it on many hosts.
-func (a *app) passphrase(path string) ([]byte, error) {
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o007 != 0 {
-		a.log.Warn("the passphrase file can be read by every user", "file", path, "mode", info.Mode().Perm().String())
+	if bounds.time > 0 {
+		p.Time = bounds.time
 	}
-	return readPassphrase(path)
-}
-
-// opened is a stanza in one of its repositories.
-type opened struct {
-	repository repositoryConfig
-	stanza     *repo.Stanza
-}
-
-// openStanza opens the stanza in one repository.
-func (a *app) openStanza(ctx context.Context, rc repositoryConfig, name string) (opened, error) {
-	r, err := a.openRepository(ctx, rc, false)
-	if err != nil {
-		return opened{}, err
+	p.Notify = func(r retry.Retry) {
+		a.log.Warn("the repository's storage failed and is tried again", "repository", rc.Name, "operation", r.What,
+			"error", oneLine(r.Err.Error()), "attempt", r.Attempt, "next-in", r.Pause.Round(time.Millisecond).String())
 	}
-	s, err := r.Stanza(ctx, name)
-	if err != nil {
-		return opened{}, fmt.Errorf("repository %q: %w", rc.Name, err)
+	return p, nil
+}
+
+// counter is what a run has asked of a repository's storage.
+type counter struct {
+	repository string
+	store      *metrics.Store
+}
+
+func (a *app) count(repository string, st *metrics.Store) {
+	a.counting.Lock()
+	defer a.counting.Unlock()
+	a.counters = append(a.counters, counter{repository, st})
+}
+
+// logCounters says at the end of a run what it has asked of the storage.
+func (a *app) logCounters() {
+	a.counting.Lock()
+	defer a.counting.Unlock()
+	for _, c := range a.counters {
+		a.log.Debug("storage operations", "repository", c.repository, "operations", c.store.Snapshot().String())
 	}
-	return opened{rc, s}, nil
-}
-
-// selection is what the configuration, the flags and the variables choose.
-type selection struct {
-	config       *config
-	stanza       stanzaConfig
-	repositories []repositoryConfig
-	processes    int
-}
-
-// selected reads the configuration and chooses from it. All repositories are
-// selected where none is named.
-func (a *app) selected() (selection, error) {
-	c, err := a.loadConfig()
-	if err != nil {
-		return selection{}, err
-	}
-	s := selection{config: c}
-	if s.stanza, err = c.stanza(a.setting(a.flags.stanza, "PGBAK_STANZA", "")); err != nil {
-		return s, err
-	}
-	if s.repositories, err = c.repositories(a.setting(a.flags.repository, "PGBAK_REPO", "")); err != nil {
-		return s, err
-	}
-	s.processes, err = a.processes(c)
-	return s, err
-}
-
-// storageError marks a failure of the storage.
-type storageError struct{ err error }
-
-func (e *storageError) Error() string { return e.err.Error() }
-func (e *storageError) Unwrap() error { return e.err }
-
-// marked is a decorator that wraps every failure of a store in a storageError.
-// An object that is absent or there already is an answer, not a failure.
-type marked struct{ storage.Store }
-
-func mark(err error) error {
-	if err == nil || err == io.EOF || errors.Is(err, storage.ErrNotExist) || errors.Is(err, storage.ErrExist) {
-		return err
-	}
-	return &storageError{err}
-}
-
-func (m marked) Put(ctx context.Context, key string, src storage.Source, o storage.PutOptions) error {
-	source := &markedSource{Source: src}
-	err := m.Store.Put(ctx, key, source, o)
-	if source.failed {
-		// What could not be read is the caller's file, not the store.
-		return err
-	}
-	return mark(err)
-}
-
-func (m marked) Get(ctx context.Context, key string, r storage.Range) (io.ReadCloser, error) {
-	rc, err := m.Store.Get(ctx, key, r)
-	if err != nil {
-		return nil, mark(err)
-	}
-	return markedReader{rc}, nil
-}
-
-func (m marked) Stat(ctx context.Context, key string) (storage.Object, error) {
-	o, err := m.Store.Stat(ctx, key)
-	return o, mark(err)
-}
-
-func (m marked) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
-	return func(yield func(storage.Object, error) bool) {
-		for o, err := range m.Store.List(ctx, prefix) {
-			if !yield(o, mark(err)) {
-				return
-			}
-		}
-	}
-}
-
-func (m marked) Delete(ctx context.Context, keys ...string) error {
-	return mark(m.Store.Delete(ctx, keys...))
-}
-
-type markedReader struct{ io.ReadCloser }
-
-func (r markedReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	return n, mark(err)
-}
-
-// markedSource remembers whether the source itself failed.
-type markedSource struct {
-	storage.Source
-	failed bool
-}
-
-func (s *markedSource) Open() (io.ReadCloser, error) {
-	rc, err := s.Source.Open()
-	if err != nil {
-		s.failed = true
-		return nil, err
-	}
-	return &sourceReader{rc, s}, nil
-}
-
-type sourceReader struct {
-	io.ReadCloser
-	source *markedSource
-}
-
-func (r *sourceReader) Read(p []byte) (int, error) {
-	n, err := r.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		r.source.failed = true
-	}
-	return n, err
 }

@@ -3,25 +3,27 @@ package s3test
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
 // slowListener accepts connections over which bytes take their time.
 type slowListener struct {
 	net.Listener
-	latency func() time.Duration // of a round trip, asked for each connection
+	latency *atomic.Int64 // of a round trip, in nanoseconds
 }
 
 // Accept returns the connection itself while there is no latency, and else one end of a pipe whose other end is joined to it.
 func (l *slowListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
-	rtt := l.latency()
+	rtt := l.latency.Load()
 	if err != nil || rtt <= 0 {
 		return conn, err
 	}
 	near, far := net.Pipe()
-	go carry(far, conn, rtt/2, rtt) // the kernel has accepted for nothing: the first bytes pay for it
-	go carry(conn, far, rtt/2, 0)
+	// The kernel has accepted already, so the client's first bytes pay for the handshake.
+	go l.carry(far, conn, time.Now().Add(time.Duration(rtt)))
+	go l.carry(conn, far, time.Time{})
 	return near, nil
 }
 
@@ -31,11 +33,10 @@ type parcel struct {
 	due   time.Time
 }
 
-// carry copies until one side ends, and then ends the other. Each byte arrives a delay after it was read, and nothing does
-// before the handshake is over. As many bytes as come within the delay are on their way, up to 2048 parcels: at
-// 64 KiB each that is 128 MiB, more than a link of 1 GB/s with a round trip of 200 ms has.
-func carry(to io.WriteCloser, from io.Reader, delay, handshake time.Duration) {
-	accepted := time.Now().Add(handshake)
+// carry copies until one side ends, and then ends the other. A byte arrives half a round trip after it was read, or after
+// the connection was accepted. At most 2048 parcels of 64 KiB are on their way, 128 MiB: more than a link of 1 GB/s
+// with a round trip of 200 ms holds.
+func (l *slowListener) carry(to io.WriteCloser, from io.Reader, accepted time.Time) {
 	under := make(chan parcel, 2048)
 	go func() {
 		defer close(under)
@@ -46,23 +47,22 @@ func carry(to io.WriteCloser, from io.Reader, delay, handshake time.Duration) {
 			if due.Before(accepted) {
 				due = accepted
 			}
-			due = due.Add(delay)
-			under <- parcel{buffer[:n], due} // an end travels as long as bytes do
+			under <- parcel{buffer[:n], due.Add(time.Duration(l.latency.Load() / 2))} // the end travels as bytes do
 			if err != nil {
 				return
 			}
 		}
 	}()
-	defer func() { _ = to.Close() }()
 	for p := range under {
 		time.Sleep(time.Until(p.due))
 		if len(p.bytes) == 0 {
-			continue
+			continue // the end; a pipe waits for a reader even of nothing
 		}
 		if _, err := to.Write(p.bytes); err != nil {
 			break
 		}
 	}
+	_ = to.Close()
 	for range under { // so that the reader does not wait for room
 	}
 }

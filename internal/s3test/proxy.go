@@ -61,7 +61,7 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 		t.Fatalf("proxy: %v", err)
 	}
 	p.URL = "http://" + plain.Addr().String()
-	listener := net.Listener(&slowListener{Listener: plain, latency: func() time.Duration { return time.Duration(p.latency.Load()) }})
+	listener := net.Listener(&slowListener{Listener: plain, latency: &p.latency})
 	if s.authority != nil {
 		config, err := s.authority.serve()
 		if err != nil {
@@ -106,16 +106,45 @@ func (p *Proxy) On(f func(Request) Fault) {
 }
 
 // Latency lets bytes arrive later, as over a network with this round trip: half of it in each direction, and one more for a
-// new connection. Throughput is not limited. Zero ends it. It is true for new connections only, so idle ones are closed: call it while no request is on its way.
+// new connection. Throughput is not limited. Zero ends it. Idle connections without latency are closed, and clients take new ones: call it
+// while no request is on its way.
 func (p *Proxy) Latency(rtt time.Duration) {
 	p.latency.Store(int64(rtt))
+	if rtt > 0 {
+		p.closeQuick()
+	}
+}
+
+// closeQuick closes the connections over which bytes cannot be delayed, politely: a client that had not seen the end of a connection
+// yet would send its next request by it, and that would fail. Hence it waits until the client has closed its side, which
+// a client does that watches its idle connections, as Go's does.
+func (p *Proxy) closeQuick() {
+	deadline := time.Now().Add(2 * time.Second)
+	for quick := p.quick(); len(quick) > 0; quick = p.quick() {
+		for _, conn := range quick {
+			if half, ok := conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil || time.Now().After(deadline) {
+				_ = conn.Close()
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// quick returns the open connections that bytes go through without delay and that no request is on.
+func (p *Proxy) quick() []net.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var quick []net.Conn
 	for conn, state := range p.conns {
-		if state == http.StateIdle {
-			_ = conn.Close() // the client takes a new one
+		below := conn
+		if secure, ok := conn.(*tls.Conn); ok {
+			below = secure.NetConn()
+		}
+		if _, direct := below.(*net.TCPConn); direct && state != http.StateActive {
+			quick = append(quick, conn)
 		}
 	}
+	return quick
 }
 
 // noteState keeps the state of every connection.
@@ -153,6 +182,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, fault Fault) bool 
 		return refuse(w, r, http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.")
 	case Hang:
 		return p.hang(r)
+	}
+	// Else the first byte of an answer would close the request's body, which is still being read: a server may answer early, and after
+	// the last byte of a body comes the look at its end.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		return false
 	}
 	answer, err := p.forward(r)
 	if err != nil {

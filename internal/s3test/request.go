@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -54,7 +53,7 @@ func (s *Server) doAt(ctx context.Context, base, method, path string, body []byt
 	if err := s.sign(r, body); err != nil {
 		return 0, nil, err
 	}
-	transport := &http.Transport{TLSClientConfig: s.tlsConfig(), DisableKeepAlives: true, DialContext: new(net.Dialer).DialContext}
+	transport := &http.Transport{TLSClientConfig: s.tlsConfig(), DisableKeepAlives: true, DialContext: DialLocal}
 	response, err := transport.RoundTrip(r)
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s %s: %w", method, path, err)

@@ -174,9 +174,15 @@ func (s *Store) deepest(path string) (dir *os.File, rest string, err error) {
 }
 
 // trail holds the directories from the root to the one that a Put works in.
-type trail []*os.File
+type trail []step
 
-func (t trail) last() *os.File { return t[len(t)-1] }
+// step is a directory of a trail; made tells that this Put made it.
+type step struct {
+	*os.File
+	made bool
+}
+
+func (t trail) last() *os.File { return t[len(t)-1].File }
 
 func (t trail) close() {
 	for _, dir := range t {
@@ -188,22 +194,22 @@ func (t trail) close() {
 // are missing; it tells whether there were any. They need not be durable yet,
 // see confirm. The trail is to be closed also after an error.
 func (s *Store) makeDirectory(path string) (t trail, made bool, err error) {
+	isNew := false
 	dir, err := s.openRoot()
 	for err == nil {
-		t = append(t, dir)
+		t = append(t, step{dir, isNew})
+		made = made || isNew
 		if path == "" {
 			return t, made, nil
 		}
 		var name string
-		var isNew bool
 		name, path, _ = strings.Cut(path, "/")
 		dir, isNew, err = makeChild(t.last(), name)
-		made = made || isNew
 	}
 	if errors.Is(err, errAbsent) {
 		err = errVanished
 	}
-	return t, made, err
+	return t, made || isNew, err
 }
 
 // makeChild opens the directory name in dir and makes it if it is missing.
@@ -241,7 +247,7 @@ func mkdirAt(dir *os.File, name string) (made bool, err error) {
 // confirm makes all directories of a trail durable.
 func (s *Store) confirm(t trail) error {
 	for i, child := range t[1:] {
-		if err := s.confirmChild(t[i], child); err != nil {
+		if err := s.confirmChild(t[i].File, child); err != nil {
 			return err
 		}
 	}
@@ -251,13 +257,17 @@ func (s *Store) confirm(t trail) error {
 // confirmChild makes dir's entry for child durable if it may not be, and takes
 // off the mark that said so. Chmod follows the fsync: the other way round, a
 // crash between them would leave a directory that looks durable and is not.
-func (s *Store) confirmChild(dir, child *os.File) error {
+//
+// Some file systems, FUSE ones among them, do not keep the sticky bit of mkdir.
+// There who made the directory does this all the same; only another Put that
+// found it in between does not know, and relies on the maker's fsync.
+func (s *Store) confirmChild(dir *os.File, child step) error {
 	var st unix.Stat_t
 	if err := retryErr(func() error { return unix.Fstat(int(child.Fd()), &st) }); err != nil {
 		return fmt.Errorf("stat %s: %w", child.Name(), err)
 	}
 	mode := uint32(st.Mode)
-	if mode&unix.S_ISVTX == 0 {
+	if mode&unix.S_ISVTX == 0 && !child.made {
 		return nil
 	}
 	if err := syncDirectory(dir, s.sync); err != nil {

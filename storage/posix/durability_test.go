@@ -66,6 +66,35 @@ func TestWhatAPutSyncs(t *testing.T) {
 	})
 }
 
+func TestDirectoriesAreSyncedWhereMkdirLosesTheMark(t *testing.T) {
+	root := t.TempDir()
+	st := openTest(t, root, false)
+	var synced []string
+	watchSync(t, st, root, "none", &synced)
+	dirs, made, err := st.makeDirectory("a/b")
+	if err != nil || !made {
+		t.Fatal(made, err)
+	}
+	defer dirs.close()
+	for _, dir := range []string{"a", "a/b"} {
+		// As on a FUSE file system under a narrow umask.
+		if err := unix.Chmod(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := st.confirm(dirs); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"./", "a/"}; !slices.Equal(synced, want) {
+		t.Errorf("synced %q, want %q", synced, want)
+	}
+	for _, dir := range []string{"a", "a/b"} {
+		if info, err := os.Stat(filepath.Join(root, dir)); err != nil || info.Mode().Perm() != directoryMode {
+			t.Errorf("mode of %s is %v (%v), want %o", dir, info.Mode(), err, directoryMode)
+		}
+	}
+}
+
 // markNew leaves a directory as a process does that is killed after mkdir.
 func markNew(t *testing.T, path string) {
 	t.Helper()

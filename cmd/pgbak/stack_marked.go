@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	"github.com/pgbak/pgbak/storage"
+)
+
+// storageError marks a failure of the storage.
+type storageError struct{ err error }
+
+func (e *storageError) Error() string { return e.err.Error() }
+func (e *storageError) Unwrap() error { return e.err }
+
+// marked is a decorator that wraps every failure of a store in a storageError.
+// An object that is absent or there already is an answer, not a failure.
+type marked struct{ storage.Store }
+
+func mark(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, storage.ErrNotExist) || errors.Is(err, storage.ErrExist) {
+		return err
+	}
+	return &storageError{err}
+}
+
+func (m marked) Put(ctx context.Context, key string, src storage.Source, o storage.PutOptions) error {
+	source := &markedSource{Source: src}
+	err := m.Store.Put(ctx, key, source, o)
+	if source.failed {
+		// What could not be read is the caller's file, not the store.
+		return err
+	}
+	return mark(err)
+}
+
+func (m marked) Get(ctx context.Context, key string, r storage.Range) (io.ReadCloser, error) {
+	rc, err := m.Store.Get(ctx, key, r)
+	if err != nil {
+		return nil, mark(err)
+	}
+	return markedReader{rc}, nil
+}
+
+func (m marked) Stat(ctx context.Context, key string) (storage.Object, error) {
+	o, err := m.Store.Stat(ctx, key)
+	return o, mark(err)
+}
+
+func (m marked) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+	return func(yield func(storage.Object, error) bool) {
+		for o, err := range m.Store.List(ctx, prefix) {
+			if !yield(o, mark(err)) {
+				return
+			}
+		}
+	}
+}
+
+func (m marked) Delete(ctx context.Context, keys ...string) error {
+	return mark(m.Store.Delete(ctx, keys...))
+}
+
+type markedReader struct{ io.ReadCloser }
+
+func (r markedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	return n, mark(err)
+}
+
+// markedSource remembers whether the source itself failed.
+type markedSource struct {
+	storage.Source
+	failed bool
+}
+
+func (s *markedSource) Open() (io.ReadCloser, error) {
+	rc, err := s.Source.Open()
+	if err != nil {
+		s.failed = true
+		return nil, err
+	}
+	return &sourceReader{rc, s}, nil
+}
+
+type sourceReader struct {
+	io.ReadCloser
+	source *markedSource
+}
+
+func (r *sourceReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		r.source.failed = true
+	}
+	return n, err
+}
