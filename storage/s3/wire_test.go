@@ -82,6 +82,21 @@ func TestPutSendsWhatItSigned(t *testing.T) {
 	}
 }
 
+func TestAnEarlyAnswerToALargePutIsHeard(t *testing.T) {
+	for status, want := range map[int]error{http.StatusPreconditionFailed: storage.ErrExist, http.StatusServiceUnavailable: storage.ErrThrottled} {
+		server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+			sayError(w, status, map[int]string{412: "PreconditionFailed", 503: "SlowDown"}[status])
+		})
+		s := open(t, optionsFor(t, server, "bucket"))
+		for range 10 {
+			err := s.Put(t.Context(), "key", storage.Bytes(make([]byte, 32<<20)), storage.PutOptions{IfAbsent: true})
+			if !errors.Is(err, want) {
+				t.Fatalf("%d gave error %v, want %v", status, err, want)
+			}
+		}
+	}
+}
+
 // changing is a source that is another when it is read again.
 type changing struct{ first, second []byte }
 
