@@ -103,19 +103,19 @@ type changing struct{ first, second []byte }
 func (c changing) Size() int64 { return int64(len(c.first)) }
 
 func (c changing) Open() (io.ReadCloser, error) {
-	return &changed{bytes.NewReader(c.first), c.second}, nil
+	return &changed{Reader: bytes.NewReader(c.first), second: c.second}, nil
 }
 
 type changed struct {
-	*bytes.Reader
+	io.Reader
 	second []byte
 }
 
 func (c *changed) Seek(int64, int) (int64, error) {
-	if c.second == nil {
-		return 0, syscall.ECONNRESET // as content that comes from another network might say
-	}
 	c.Reader = bytes.NewReader(c.second)
+	if c.second == nil {
+		c.Reader = failing{syscall.ECONNRESET} // as content that comes by a network might say
+	}
 	return 0, nil
 }
 
