@@ -14,11 +14,12 @@ import (
 
 func concurrencyChecks() []Check {
 	return []Check{
-		{"of 32 concurrent puts-if-absent of a key exactly one succeeds, and what it put stays", checkOneWinner},
-		{"a reader during replacing puts sees one version, whole", checkAtomicReplace},
-		{"a reader during a first put sees nothing or all of it", checkAtomicFirst},
-		{"puts and deletes that share directories do not disturb one another", checkSharedDirectories},
-		{"a list yields every object that is there from before it until after it", checkListDuring},
+		{Name: "of 32 concurrent puts-if-absent of a key exactly one succeeds, and what it put stays", Run: checkOneWinner, ConditionalPut: true},
+		{Name: "a put-if-absent that another one overtakes is ErrExist and changes nothing", Run: checkOvertaken, ConditionalPut: true},
+		{Name: "a reader during replacing puts sees one version, whole", Run: checkAtomicReplace},
+		{Name: "a reader during a first put sees nothing or all of it", Run: checkAtomicFirst},
+		{Name: "puts and deletes that share directories do not disturb one another", Run: checkSharedDirectories},
+		{Name: "a list yields every object that is there from before it until after it", Run: checkListDuring},
 	}
 }
 
@@ -40,27 +41,8 @@ func together(n int, f func(i int) error) error {
 
 func checkOneWinner(ctx context.Context, st storage.Store, prefix string) error {
 	for round := range 5 {
-		key := fmt.Sprintf("%sround/%d/key", prefix, round)
-		var wins atomic.Int32
-		var winner atomic.Int64
-		err := together(32, func(i int) error {
-			err := st.Put(ctx, key, storage.Bytes(content(20_000+i, uint64(i))), ifAbsent)
-			if err == nil {
-				wins.Add(1)
-				winner.Store(int64(i))
-				return nil
-			}
-			return wantError("a put-if-absent that lost", err, storage.ErrExist)
-		})
-		if err != nil {
+		if err := raceForKey(ctx, st, fmt.Sprintf("%sround/%d/key", prefix, round), 32); err != nil {
 			return err
-		}
-		if wins.Load() != 1 {
-			return fmt.Errorf("%d of 32 concurrent puts-if-absent succeeded, want 1", wins.Load())
-		}
-		i := int(winner.Load())
-		if err := wantContent(ctx, st, key, content(20_000+i, uint64(i))); err != nil {
-			return fmt.Errorf("what the winner put: %w", err)
 		}
 	}
 	return nil
@@ -124,17 +106,23 @@ func checkAtomicReplace(ctx context.Context, st storage.Store, prefix string) er
 func checkAtomicFirst(ctx context.Context, st storage.Store, prefix string) error {
 	const objects = 20
 	name := func(n int) string { return fmt.Sprintf("%sdir/%d", prefix, n) }
+	var writing atomic.Int32
+	writing.Store(1)
 	return together(3, func(i int) error {
-		for n := range objects {
-			if i == 0 {
+		if i == 0 {
+			defer writing.Add(-1)
+			for n := range objects {
 				if err := put(ctx, st, name(n), version(n)); err != nil {
 					return err
 				}
-				continue
 			}
+			return nil
+		}
+		for n := range objects {
 			for seen := false; !seen; {
+				last := writing.Load() == 0 // what is not there now will not come any more
 				b, err := readSlowly(ctx, st, name(n))
-				if errors.Is(err, storage.ErrNotExist) {
+				if errors.Is(err, storage.ErrNotExist) && !last {
 					continue
 				}
 				if err != nil {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"runtime"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/faulty"
+	"github.com/pgbak/pgbak/storage/lookfirst"
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
@@ -20,8 +23,14 @@ func TestProbeOfAGoodStoreLeavesOthersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Probe(t.Context(), st, "probe/run/"); err != nil {
-		t.Error(err)
+	kept := 0
+	report := func(c Check, err error) {
+		if kept++; err != nil || c.Name == "" {
+			t.Errorf("%q: %v", c.Name, err)
+		}
+	}
+	if err := Probe(t.Context(), st, "probe/run/", report); err != nil || kept != len(Checks()) {
+		t.Errorf("%d promises kept, %v", kept, err)
 	}
 	keys, err := list(t.Context(), st, "")
 	if got := strings.Join(keys, " "); got != "other/key probe probe/x probe0" || err != nil {
@@ -82,6 +91,7 @@ var brokenStores = []struct {
 	breaks string
 }{
 	{"put-if-absent looks first and puts then", broken{put: lookThenPut}, "of 32 concurrent puts-if-absent"},
+	{"put-if-absent looks first and is slow", broken{put: lookThenPut}, "a put-if-absent that another one overtakes"},
 	{"put-if-absent replaces", broken{put: func(ctx context.Context, st *mem.Store, key string, src storage.Source, _ storage.PutOptions) error {
 		return st.Put(ctx, key, src, replacing)
 	}}, "a put-if-absent of a taken key"},
@@ -115,6 +125,12 @@ var brokenStores = []struct {
 			return rest == "" || strings.HasSuffix(prefix, "/") || rest[0] == '/'
 		})
 	}}, "a list prefix is any beginning"},
+	{"put tears", broken{put: func(ctx context.Context, st *mem.Store, key string, src storage.Source, o storage.PutOptions) error {
+		if src.Size() < 1<<20 {
+			return st.Put(ctx, key, src, o)
+		}
+		return faulty.Tear(st, 1).Put(ctx, key, src, o)
+	}}, "an object of 40 MiB"},
 	{"list stops at a thousand", broken{list: func(ctx context.Context, st *mem.Store, prefix string) iter.Seq2[storage.Object, error] {
 		n := 0
 		return filter(st.List(ctx, prefix), func(storage.Object) bool { n++; return n <= 1000 })
@@ -234,6 +250,137 @@ func deleteBelow(ctx context.Context, st *mem.Store, keys ...string) error {
 		}
 	}
 	return nil
+}
+
+func TestTheChecksFindStaleListsAndTornPuts(t *testing.T) {
+	for title, damage := range map[string]func(storage.Store) *faulty.Store{
+		"a list misses what the last operation put": func(st storage.Store) *faulty.Store { return faulty.Stale(st, 1) },
+		"the first put is torn":                     func(st storage.Store) *faulty.Store { return faulty.Tear(st, 1) },
+		"the fifth put is torn":                     func(st storage.Store) *faulty.Store { return faulty.Tear(st, 5) },
+	} {
+		t.Run(title, func(t *testing.T) {
+			found := 0
+			for _, c := range Checks() {
+				st := damage(mem.New())
+				err := c.Run(t.Context(), st, "x/")
+				if err != nil && !st.Fired() {
+					t.Errorf("%q failed without a fault: %v", c.Name, err)
+				}
+				if err != nil {
+					found++
+				}
+				if strings.HasPrefix(c.Name, "what was put is at once") && err == nil {
+					t.Errorf("%q passed", c.Name)
+				}
+			}
+			if found == 0 {
+				t.Error("no check found it")
+			}
+		})
+	}
+}
+
+// refusing is a store whose server does not know conditional puts.
+func refusing(ctx context.Context, st *mem.Store, key string, src storage.Source, o storage.PutOptions) error {
+	if o.IfAbsent {
+		return errors.New("501 not implemented")
+	}
+	return st.Put(ctx, key, src, o)
+}
+
+func TestConditionalPut(t *testing.T) {
+	errDenied := errors.New("403 access denied")
+	failing := func(err error, only func(storage.PutOptions) bool) broken {
+		return broken{put: func(ctx context.Context, st *mem.Store, key string, src storage.Source, o storage.PutOptions) error {
+			if only(o) {
+				return err
+			}
+			return st.Put(ctx, key, src, o)
+		}}
+	}
+	always := func(storage.PutOptions) bool { return true }
+	conditional := func(o storage.PutOptions) bool { return o.IfAbsent }
+	transient := fmt.Errorf("503: %w", storage.ErrTransient)
+	for _, tt := range []struct {
+		title string
+		store broken
+		held  bool
+		err   error
+	}{
+		{"a good store", broken{}, true, nil},
+		{"one that ignores the condition", broken{put: func(ctx context.Context, st *mem.Store, key string, src storage.Source, _ storage.PutOptions) error {
+			return st.Put(ctx, key, src, replacing)
+		}}, false, nil},
+		{"one that looks first", broken{put: lookThenPut}, false, nil},
+		{"one that does not know the condition", broken{put: refusing}, false, nil},
+		{"one that says success and keeps nothing", broken{put: func(ctx context.Context, st *mem.Store, key string, src storage.Source, o storage.PutOptions) error {
+			err := st.Put(ctx, key, src, o)
+			return errors.Join(err, st.Delete(ctx, key))
+		}}, false, nil},
+		{"one that takes no puts", failing(errDenied, always), false, errDenied},
+		{"one that is down for conditional puts", failing(transient, conditional), false, storage.ErrTransient},
+		{"one that cannot be read", broken{get: func(context.Context, *mem.Store, string, storage.Range) (io.ReadCloser, error) {
+			return nil, errDenied
+		}}, false, errDenied},
+		{"one that cannot be cleaned", broken{delete: func(context.Context, *mem.Store, ...string) error { return errDenied }}, false, errDenied},
+	} {
+		t.Run(tt.title, func(t *testing.T) {
+			st := tt.store
+			st.Store = mem.New()
+			if err := put(t.Context(), st.Store, "other", nil); err != nil {
+				t.Fatal(err)
+			}
+			held, err := ConditionalPut(t.Context(), st, "probe/1/")
+			if held != tt.held || !errors.Is(err, tt.err) || (tt.err == nil) != (err == nil) {
+				t.Errorf("held %v, error %v, want %v, %v", held, err, tt.held, tt.err)
+			}
+			if left, err := list(t.Context(), st.Store, ""); tt.store.delete == nil && (err != nil || len(left) != 1) {
+				t.Errorf("left is %q, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestWhatIsNotPromisedIsReportedSo(t *testing.T) {
+	notPromised := 0
+	err := Probe(t.Context(), lookfirst.New(mem.New()), "x/", func(c Check, err error) {
+		switch {
+		case errors.Is(err, ErrNotPromised) && c.ConditionalPut:
+			notPromised++
+		case err != nil || c.ConditionalPut:
+			t.Errorf("%q: %v", c.Name, err)
+		}
+	})
+	if notPromised != 2 || err != nil {
+		t.Errorf("%d checks are not promised, %v", notPromised, err)
+	}
+}
+
+func TestAProbeEndsWithItsContextAndCleansUp(t *testing.T) {
+	st := mem.New()
+	cause := errors.New("the user has had enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	slow := broken{Store: st, get: func(ctx context.Context, st *mem.Store, key string, r storage.Range) (io.ReadCloser, error) {
+		cancel(cause)
+		return st.Get(ctx, key, r)
+	}}
+	reports := 0
+	if err := Probe(ctx, slow, "x/", func(Check, error) { reports++ }); !errors.Is(err, cause) || reports != 0 {
+		t.Errorf("%d reports, %v", reports, err)
+	}
+	if left, err := list(t.Context(), st, ""); err != nil || len(left) > 0 {
+		t.Errorf("left is %q, %v", left, err)
+	}
+}
+
+func TestNoCheckHangsOnAStoreThatTakesNoPuts(t *testing.T) {
+	trouble := errors.New("403 access denied")
+	for _, c := range Checks() {
+		st := broken{Store: mem.New(), put: func(context.Context, *mem.Store, string, storage.Source, storage.PutOptions) error { return trouble }}
+		if err := c.Run(t.Context(), st, "x/"); err == nil {
+			t.Errorf("%q passed", c.Name)
+		}
+	}
 }
 
 func TestTheChecksFindBrokenStores(t *testing.T) {

@@ -12,20 +12,20 @@ import (
 
 func listChecks() []Check {
 	return []Check{
-		{"list is in ascending byte order of the whole key", checkListOrder},
-		{"a list prefix is any beginning of a key, at a slash or not", checkListPrefix},
-		{"a list prefix that no key can begin with gives nothing", checkListNoPrefix},
-		{"list tells the size of each object", checkListSizes},
-		{"a list may be left early and run again", checkListLeave},
-		{"a list of 1100 objects is complete, and one delete takes them all", checkListMany},
+		{Name: "list is in ascending byte order of the whole key", Run: checkListOrder},
+		{Name: "a list prefix is any beginning of a key, at a slash or not", Run: checkListPrefix},
+		{Name: "a list prefix that no key can begin with gives nothing", Run: checkListNoPrefix},
+		{Name: "list tells the size of each object", Run: checkListSizes},
+		{Name: "a list may be left early and run again", Run: checkListLeave},
+		{Name: "a list of 1100 objects is complete, and one delete takes them all", Run: checkListMany},
 	}
 }
 
 func deleteChecks() []Check {
 	return []Check{
-		{"delete removes what it names and nothing else", checkDelete},
-		{"delete of absent keys, also under absent directories, is no error", checkDeleteAbsent},
-		{"delete of a key that others begin with is no error and spares them", checkDeleteAbove},
+		{Name: "delete removes what it names and nothing else", Run: checkDelete},
+		{Name: "delete of absent keys, also under absent directories, is no error", Run: checkDeleteAbsent},
+		{Name: "delete of a key that others begin with is no error and spares them", Run: checkDeleteAbove},
 	}
 }
 

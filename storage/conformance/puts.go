@@ -13,19 +13,19 @@ import (
 
 func putChecks() []Check {
 	return []Check{
-		{"a put replaces an object, be it larger or smaller", checkReplace},
-		{"a put-if-absent of a taken key is ErrExist and changes nothing", checkIfAbsent},
-		{"a put whose source fails or is not as long as announced changes nothing", checkOddSources},
-		{"a put that is cancelled half-way changes nothing", checkCancelledPut},
-		{"a key can be put again after it was deleted", checkPutAfterDelete},
+		{Name: "a put replaces an object, be it larger or smaller", Run: checkReplace},
+		{Name: "a put-if-absent of a taken key is ErrExist and changes nothing", Run: checkIfAbsent},
+		{Name: "a put whose source fails or is not as long as announced changes nothing", Run: checkOddSources},
+		{Name: "a put that is cancelled half-way changes nothing", Run: checkCancelledPut},
+		{Name: "a key can be put again after it was deleted", Run: checkPutAfterDelete},
 	}
 }
 
 func rangeChecks() []Check {
 	return []Check{
-		{"a range gives exactly the bytes it selects, as far as the object has them", checkRanges},
-		{"a negative length is an error", checkNegativeLength},
-		{"a reader may be closed early", checkCloseEarly},
+		{Name: "a range gives exactly the bytes it selects, as far as the object has them", Run: checkRanges},
+		{Name: "a negative length is an error", Run: checkNegativeLength},
+		{Name: "a reader may be closed early", Run: checkCloseEarly},
 	}
 }
 

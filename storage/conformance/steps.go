@@ -108,10 +108,13 @@ func wantAbsent(ctx context.Context, st storage.Store, key string) error {
 }
 
 func wantError(what string, got, want error) error {
-	if !errors.Is(got, want) {
-		return fmt.Errorf("%s gave error %v, want %v", what, got, want)
+	switch {
+	case errors.Is(got, want):
+		return nil
+	case got == nil:
+		return fmt.Errorf("%s gave no error, want %v", what, want)
 	}
-	return nil
+	return fmt.Errorf("%s gave error %w, want %v", what, got, want)
 }
 
 // oddSource announces size bytes and yields content, then fail if it is set.

@@ -2,6 +2,7 @@ package faulty
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/pgbak/pgbak/storage"
@@ -15,17 +16,34 @@ func OnOp(st storage.Store, hook func(op, key string) error) *Store {
 
 // FailNth decorates st so that the n-th operation, counted from 1, fails with
 // [ErrInjected] and has no effect. All others work.
-func FailNth(st storage.Store, n int) *Store { return New(st, nth(n), nil) }
+func FailNth(st storage.Store, n int) *Store { return New(st, Nth(n), nil) }
 
 // FailNthAfter decorates st so that the n-th operation has its full effect and
 // yet fails with [ErrInjected], as when a server's answer is lost. If
 // that operation fails by itself, its own error stays and nothing has fired.
-func FailNthAfter(st storage.Store, n int) *Store { return New(st, nil, nth(n)) }
+func FailNthAfter(st storage.Store, n int) *Store { return New(st, nil, Nth(n)) }
 
-func nth(n int) Hook {
+// Nth is the hook that makes the n-th operation fail with [ErrInjected].
+func Nth(n int) Hook {
 	return func(_ context.Context, op Op) error {
 		if op.N == n {
 			return ErrInjected
+		}
+		return nil
+	}
+}
+
+// Transient makes the errors of hook such that may pass: they wrap
+// [storage.ErrTransient] too. The n-th operation fails once, as by a lost
+// connection, with
+//
+//	faulty.New(st, faulty.Transient(faulty.Nth(n)), nil)
+//
+// and has its effect though its answer is lost when the hook is the second one.
+func Transient(hook Hook) Hook {
+	return func(ctx context.Context, op Op) error {
+		if err := hook(ctx, op); err != nil {
+			return fmt.Errorf("%w: %w", err, storage.ErrTransient)
 		}
 		return nil
 	}
@@ -52,17 +70,38 @@ func Tear(st storage.Store, n int) *Store {
 	return s
 }
 
+// Stale decorates st so that a List does not see the keys that were Put during
+// the n operations before it, as of a store that is only eventually consistent.
+// No Store may do so; Get and Stat see them.
+func Stale(st storage.Store, n int) *Store {
+	s := New(st, nil, nil)
+	s.stale = n
+	return s
+}
+
 // Delay decorates st so that each operation begins only after d, or fails when
 // its context ends before.
 func Delay(st storage.Store, d time.Duration) *Store {
-	return New(st, func(ctx context.Context, _ Op) error {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
+	return New(st, func(ctx context.Context, _ Op) error { return wait(ctx, d) }, nil)
+}
+
+// DelayNth is [Delay] for the n-th operation alone, counted from 1.
+func DelayNth(st storage.Store, n int, d time.Duration) *Store {
+	return New(st, func(ctx context.Context, op Op) error {
+		if op.N != n {
 			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
+		return wait(ctx, d)
 	}, nil)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

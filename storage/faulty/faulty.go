@@ -64,10 +64,12 @@ type Store struct {
 	before Hook
 	after  Hook
 	tear   int // which put is torn, 0 for none
+	stale  int // for how many operations a put is not listed
 
 	mu    sync.Mutex
 	ops   []Op
 	puts  int
+	put   map[string]int // by key, the last operation that put it
 	fired bool
 }
 
@@ -77,7 +79,7 @@ var _ storage.Store = (*Store)(nil)
 // keeps the operation from having any effect. An error of after replaces the
 // answer of an operation that has succeeded; a List has then yielded everything.
 func New(st storage.Store, before, after Hook) *Store {
-	return &Store{inner: st, before: before, after: after}
+	return &Store{inner: st, before: before, after: after, put: map[string]int{}}
 }
 
 // Inner is the Store without faults.
@@ -147,7 +149,29 @@ func (s *Store) Put(ctx context.Context, key string, src storage.Source, o stora
 	if err := s.inner.Put(ctx, key, src, o); err != nil {
 		return err
 	}
+	s.remember(op)
 	return s.end(ctx, op)
+}
+
+// remember notes a put for lists that shall not see it yet.
+func (s *Store) remember(op Op) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stale > 0 {
+		s.put[op.Key] = op.N
+	}
+}
+
+// hidden tells whether a List, which is the operation op, does not see the key.
+func (s *Store) hidden(op Op, key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	put, known := s.put[key]
+	if !known || op.N-put > s.stale {
+		return false
+	}
+	s.fired = true
+	return true
 }
 
 // torn counts the puts and tells whether this is the one to tear.
@@ -242,6 +266,9 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Objec
 			return
 		}
 		for o, err := range s.inner.List(ctx, prefix) {
+			if err == nil && s.hidden(op, o.Key) {
+				continue
+			}
 			if !yield(o, err) || err != nil {
 				return
 			}

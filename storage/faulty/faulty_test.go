@@ -223,3 +223,62 @@ func TestDamage(t *testing.T) {
 		t.Errorf("truncate of nothing to nothing: %v", err)
 	}
 }
+
+func TestTransient(t *testing.T) {
+	for n := 1; n <= len(wantTrace)+1; n++ {
+		st := faulty.New(mem.New(), faulty.Transient(faulty.Nth(n)), nil)
+		_, err := program(t.Context(), st)
+		if want := n <= len(wantTrace); errors.Is(err, storage.ErrTransient) != want || errors.Is(err, faulty.ErrInjected) != want || st.Fired() != want {
+			t.Errorf("n=%d: %v", n, err)
+		}
+		if _, err := program(t.Context(), faulty.FailNth(mem.New(), n)); errors.Is(err, storage.ErrTransient) {
+			t.Errorf("n=%d: what FailNth makes up may pass: %v", n, err)
+		}
+	}
+}
+
+func TestStale(t *testing.T) {
+	for n, want := range []string{"a b c", "a b", "a", ""} {
+		st := faulty.Stale(mem.New(), n)
+		for _, key := range []string{"a", "b", "c"} {
+			if err := st.Put(t.Context(), key, storage.Bytes(nil), storage.PutOptions{IfAbsent: key == "b"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if st.Fired() {
+			t.Error("a put made it fire")
+		}
+		if got := keys(t, st); got != want || st.Fired() != (n > 0) {
+			t.Errorf("n=%d: listed %q and fired is %v, want %q", n, got, st.Fired(), want)
+		}
+		if _, err := st.Stat(t.Context(), "c"); err != nil {
+			t.Errorf("n=%d: stat does not see what list does not: %v", n, err)
+		}
+		for range n {
+			_, _ = st.Stat(t.Context(), "c")
+		}
+		if got := keys(t, st); got != "a b c" {
+			t.Errorf("n=%d: later %q is listed", n, got)
+		}
+	}
+}
+
+func TestDelayNth(t *testing.T) {
+	for n := 1; n <= 3; n++ {
+		st := faulty.DelayNth(mem.New(), n, 20*time.Millisecond)
+		for i := 1; i <= 3; i++ {
+			start := time.Now()
+			if err := st.Delete(t.Context(), "a"); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); i == n && took < 20*time.Millisecond {
+				t.Errorf("operation %d of %d took only %v", i, n, took)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	if err := faulty.DelayNth(mem.New(), 1, time.Hour).Delete(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a delay longer than its context gave %v", err)
+	}
+}

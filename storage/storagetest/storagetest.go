@@ -15,9 +15,16 @@ import (
 )
 
 // Run runs each check as a subtest on a Store of its own from open, and sees to
-// it that what the check left can be deleted.
+// it that what the check left can be deleted. A check that the Store does not
+// promise by its Properties is not run, and its subtest is called so; that the
+// Store has the properties it should have is for the driver's own tests.
 func Run(t *testing.T, open func(t *testing.T) storage.Store) {
+	properties := open(t).Properties()
 	for _, c := range conformance.Checks() {
+		if !c.PromisedBy(properties) {
+			t.Run("NOT PROMISED: "+c.Name, func(t *testing.T) { t.Logf("not run, as the store says %+v", properties) })
+			continue
+		}
 		t.Run(c.Name, func(t *testing.T) {
 			if err := c.Try(t.Context(), open(t), "conformance/"); err != nil {
 				t.Error(err)
