@@ -14,6 +14,7 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo/codec"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/lookfirst"
 )
 
 // Options say how a repository is opened. Clock is required.
@@ -145,6 +146,10 @@ func Open(ctx context.Context, st storage.Store, o Options) (*Repository, error)
 	c, digest, err := readConfig(ctx, st)
 	if err != nil {
 		return nil, err
+	}
+	if !c.ConditionalPut && st.Properties().ConditionalPut {
+		// The driver's word against what init has seen.
+		st = lookfirst.New(st)
 	}
 	r := &Repository{store: st, config: c, o: o}
 	location := st.Properties().Location
