@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +79,53 @@ func TestPutSendsWhatItSigned(t *testing.T) {
 	o.StorageClass, o.SSE, o.KMSKeyID = "STANDARD_IA", "aws:kms", "some-key"
 	if err := open(t, o).Put(t.Context(), "key", storage.Bytes(want), storage.PutOptions{IfAbsent: true}); err != nil {
 		t.Error(err)
+	}
+}
+
+// changing is a source that is another when it is read again.
+type changing struct{ first, second []byte }
+
+func (c changing) Size() int64 { return int64(len(c.first)) }
+
+func (c changing) Open() (io.ReadCloser, error) {
+	return &changed{bytes.NewReader(c.first), c.second}, nil
+}
+
+type changed struct {
+	*bytes.Reader
+	second []byte
+}
+
+func (c *changed) Seek(int64, int) (int64, error) {
+	if c.second == nil {
+		return 0, syscall.ECONNRESET // as content that comes from another network might say
+	}
+	c.Reader = bytes.NewReader(c.second)
+	return 0, nil
+}
+
+func (c *changed) Close() error { return nil }
+
+func TestContentThatChangesWhileItIsSentIsNotStored(t *testing.T) {
+	server := s3test.MinIO(t, s3test.Options{})
+	s := open(t, optionsFor(t, server, server.Bucket(t)))
+	first := bytes.Repeat([]byte("1"), 100_000)
+	for _, c := range []struct {
+		what   string
+		second []byte
+		want   error
+	}{
+		{"other bytes", bytes.Repeat([]byte("2"), 100_000), storage.ErrTransient},
+		{"fewer bytes", first[1:], storage.ErrSource},
+		{"an error", nil, syscall.ECONNRESET},
+	} {
+		err := s.Put(t.Context(), "key", changing{first, c.second}, storage.PutOptions{})
+		if !errors.Is(err, c.want) || errors.Is(err, storage.ErrTransient) != (c.want == storage.ErrTransient) {
+			t.Errorf("%s: error %v, want %v", c.what, err, c.want)
+		}
+		if _, err := s.Stat(t.Context(), "key"); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("%s: stat gives %v", c.what, err)
+		}
 	}
 }
 
@@ -154,7 +202,9 @@ func TestGetTakesNothingButTheRange(t *testing.T) {
 			w.(http.Flusher).Flush()
 			io.WriteString(w, content)
 		}, ""},
-		{"a proxy's 416", storage.Range{Offset: 30}, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "?", 416) }, ""},
+		{"a proxy's 416", storage.Range{Offset: 30}, func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "?", http.StatusRequestedRangeNotSatisfiable)
+		}, ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			s := open(t, optionsFor(t, toyServer(t, c.handler), "bucket"))
