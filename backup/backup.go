@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,34 +16,53 @@ import (
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
 	"github.com/pgbak/pgbak/repo"
-	"github.com/pgbak/pgbak/storage"
 )
 
 // run is a backup under way.
 type run struct {
 	o        Options
 	began    time.Time
-	identity repo.Identity
 	conn     *server.Conn
+	session  sync.Mutex // held while the session is asked by one of several
 	info     server.Info
 	control  postgres.Control
-	writer   *repo.BackupWriter
-	header   repo.BackupHeader
-	warnings []string
+	to       *destinations
+	identity repo.Identity     // of the cluster; its number is that of one of the repositories
+	header   repo.BackupHeader // what the backups have in common
 	pages    *pageErrors
 	walker   *walker
+
+	mu       sync.Mutex
+	warnings []string
 }
 
-// Run takes a backup. On any error, and when ctx ends, there is no backup: the
-// server forgets the one it had begun, and what was stored is left under the
-// operation's pin for a collector.
+// Run takes a backup into every repository of the options, in one pass over the
+// cluster. On any error that is not a repository's own, and when ctx ends, there
+// is no backup: the server forgets the one it had begun, and what was stored is
+// left under each operation's pin for a collector.
+//
+// A repository that fails is dropped and the others go on. Run then returns
+// both: a Result that tells of each repository whether it has a backup, and an
+// error that joins those of the repositories that have none.
 func Run(ctx context.Context, o Options) (Result, error) {
-	r := &run{o: o.withDefaults(), began: o.Clock(), identity: o.Stanza.Current()}
+	r := &run{o: o.withDefaults(), began: o.Clock()}
 	if r.o.Type != repo.Full {
 		return Result{}, hint.Wrap(fmt.Errorf("backup type %q is not supported", r.o.Type), "this version writes full backups: use --type full.")
 	}
-	defer r.close()
-	steps := []struct {
+	if len(r.o.Repositories) == 0 {
+		return Result{}, errors.New("backup: no repository is given")
+	}
+	r.to = newDestinations(ctx, r.o)
+	err := r.steps(ctx)
+	r.close()
+	r.to.close(ctx)
+	result := Result{Duration: o.Clock().Sub(r.began), Warnings: r.warnings}
+	result.Backups, err = r.to.results(err)
+	return result, err
+}
+
+func (r *run) steps(ctx context.Context) error {
+	for _, s := range []struct {
 		name string
 		do   func(context.Context) error
 	}{
@@ -54,23 +75,17 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		{"wait for WAL", r.waitForWAL},
 		{"prove WAL", r.proveWAL},
 		{"commit", r.commit},
-	}
-	for _, s := range steps {
-		r.o.Log.Debug("backup step", "step", s.name, "elapsed", o.Clock().Sub(r.began))
+	} {
+		r.o.Log.Debug("backup step", "step", s.name, "elapsed", r.o.Clock().Sub(r.began))
 		if err := s.do(ctx); err != nil {
-			return Result{}, errors.Join(err, r.makeRoom(ctx, err))
+			return err
 		}
 	}
-	return Result{Header: r.header, ReusedBytes: r.writer.Totals().ReusedBytes,
-		Duration: o.Clock().Sub(r.began), Warnings: r.warnings}, nil
+	return nil
 }
 
-// close ends the session, which makes the server forget a backup not stopped,
-// and the writer, which does nothing after Commit.
+// close ends the session, which makes the server forget a backup not stopped.
 func (r *run) close() {
-	if r.writer != nil && r.header.Operation == "" {
-		r.writer.Abort()
-	}
 	if r.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -78,27 +93,20 @@ func (r *run) close() {
 	}
 }
 
-// makeRoom takes back what this backup has stored when the repository is full:
-// WAL needs the room more. After other failures it is left to a collector.
-func (r *run) makeRoom(ctx context.Context, cause error) error {
-	if r.writer == nil || r.header.Operation != "" || !errors.Is(cause, storage.ErrNoSpace) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	err := r.writer.Discard(ctx)
-	r.writer = nil
-	if err != nil {
-		return fmt.Errorf("what the backup had stored could not be removed: %w", err)
-	}
-	r.o.Log.Info("the repository is full: what this backup had stored was removed")
-	return nil
-}
-
 func (r *run) warn(format string, args ...any) {
 	w := fmt.Sprintf(format, args...)
+	r.mu.Lock()
 	r.warnings = append(r.warnings, w)
+	r.mu.Unlock()
 	r.o.Log.Warn(w)
+}
+
+// warnOf warns about what concerns one repository.
+func (r *run) warnOf(d *destination, format string, args ...any) {
+	if len(r.o.Repositories) > 1 {
+		format, args = "repository %s: "+format, append([]any{d.Name}, args...)
+	}
+	r.warn(format, args...)
 }
 
 func (r *run) connect(ctx context.Context) (err error) {
@@ -109,15 +117,31 @@ func (r *run) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// checkCluster compares server, files and stanza before anything is touched.
+// checkCluster compares server, files and stanzas before anything is touched. A
+// stanza of another cluster is its repository's failure alone.
 func (r *run) checkCluster(ctx context.Context) error {
-	problems := readiness.Problems(r.info, r.o.PGData, r.identity)
+	var problems []readiness.Problem
+	if err := r.to.each(ctx, func(_ int, d *destination) error {
+		found := readiness.Problems(r.info, r.o.PGData, d.identity)
+		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
+			return err
+		}
+		problems = found // without those of the identity they are the same for all
+		return nil
+	}); err != nil {
+		return err
+	}
 	if err := readiness.Fatal(problems); err != nil {
 		return err
 	}
 	for _, p := range problems {
 		r.warn("%v", p.Error)
 	}
+	return r.checkControl(ctx)
+}
+
+// checkControl compares pg_control, which is what the files say, with the stanzas.
+func (r *run) checkControl(ctx context.Context) error {
 	_, control, err := readControl(ctx, r.o.PGData)
 	if err != nil {
 		return err
@@ -126,30 +150,28 @@ func (r *run) checkCluster(ctx context.Context) error {
 		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not in production", r.o.PGData, control.State),
 			"pgdata must be the data directory of the primary that connection leads to.")
 	}
-	if control.SystemID != r.identity.SystemID {
+	if control.SystemID != r.info.SystemID {
 		return hint.Wrap(fmt.Errorf("%s: %w: its system identifier is %d, stanza %s belongs to %s", r.o.PGData,
-			repo.ErrIdentityMismatch, control.SystemID, r.o.Stanza.Name(), r.identity),
+			repo.ErrIdentityMismatch, control.SystemID, r.to.first().Stanza.Name(), r.to.first().identity),
 			"check pgdata and connection in the configuration.")
 	}
+	if err := r.to.each(ctx, func(_ int, d *destination) error {
+		if control.BlockSize == d.identity.BlockSize {
+			return nil
+		}
+		return hint.Wrap(fmt.Errorf("%s: %w: its pages have %d bytes, stanza %s has pages of %d bytes", r.o.PGData,
+			repo.ErrIdentityMismatch, control.BlockSize, d.Stanza.Name(), d.identity.BlockSize),
+			"a cluster with another size of pages needs a stanza of its own.")
+	}); err != nil {
+		return err
+	}
+	r.identity = r.to.first().identity
 	return nil
 }
 
-// begin names the backup and pins its parent.
-func (r *run) begin(ctx context.Context) (err error) {
-	uploads := 4
-	if r.o.Stanza.Repository().Store().Properties().CheapReads {
-		uploads = 2 // a local disk needs only that one pack can be synced while the next is written
-	}
-	r.writer, err = r.o.Stanza.BeginBackup(ctx, r.identity, repo.BeginOptions{Type: r.o.Type, PageSize: r.info.BlockSize, Uploads: uploads})
-	if err != nil {
-		return err
-	}
-	if p := r.writer.Parent(); p != nil {
-		r.o.Log.Info("backup begins", "label", r.writer.Label(), "parent", p.Label())
-	} else {
-		r.o.Log.Info("backup begins", "label", r.writer.Label())
-	}
-	return nil
+// begin names the backups and pins their parents.
+func (r *run) begin(ctx context.Context) error {
+	return r.to.together(ctx, func(d *destination) error { return d.begin(r.o, r.info.BlockSize) })
 }
 
 // start proves that WAL reaches the repository and starts the backup. The
@@ -162,11 +184,11 @@ func (r *run) start(ctx context.Context) error {
 	}
 	proof := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: switched.Segment(r.identity.SegmentSize)}
 	r.header.Start.Time = r.info.Now
-	if r.header.Start.LSN, err = r.conn.StartBackup(ctx, "pgbak "+string(r.writer.Label()), r.o.StartFast); err != nil {
+	if r.header.Start.LSN, err = r.conn.StartBackup(ctx, "pgbak "+string(r.to.first().writer.Label()), r.o.StartFast); err != nil {
 		return err
 	}
-	if err := r.waitFor(ctx, []postgres.WALFile{proof}); err != nil {
-		return fmt.Errorf("before the backup: %w", err)
+	if err := r.waitFor(ctx, "before the backup", []postgres.WALFile{proof}); err != nil {
+		return err
 	}
 	if r.control, err = waitForCheckpoint(ctx, r.o.PGData, r.header.Start.LSN); err != nil {
 		return err
@@ -210,7 +232,7 @@ func (r *run) copy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	c := newCopier(r.o, r.writer, r.control)
+	c := newCopier(r.o, r.to, r.control)
 	r.pages = &c.errors
 	w := &walker{root: root, owners: newOwners(), warn: r.warn, exclude: excluder{user: r.o.Exclude}, tablespaces: map[string]bool{},
 		version: fmt.Sprintf("PG_%d_%d", r.control.Major, r.control.CatalogVersion)}
@@ -269,10 +291,6 @@ func (r *run) stop(ctx context.Context) error {
 	}
 	r.header.Stop = repo.BackupPoint{Time: after.Now, LSN: result.LSN, WAL: r.walName(result.LSN - 1)}
 	r.header.Start.WAL = r.walName(r.header.Start.LSN)
-	framer, err := r.o.Stanza.Repository().NewFramer()
-	if err != nil {
-		return err
-	}
 	owner, group := r.clusterOwner()
 	files := []repo.File{{Path: controlPath}, {Path: "backup_label"}}
 	contents := [][]byte{control, []byte(result.LabelFile)}
@@ -283,7 +301,13 @@ func (r *run) stop(ctx context.Context) error {
 		files[i].Type, files[i].Mode, files[i].ModTime = repo.TypeFile, 0o600, after.Now
 		files[i].Owner, files[i].Group = owner, group
 	}
-	return r.writer.AddLate(framer, files, contents)
+	return r.to.together(ctx, func(d *destination) error {
+		framer, err := d.Stanza.Repository().NewFramer()
+		if err != nil {
+			return err
+		}
+		return d.writer.AddLate(framer, slices.Clone(files), contents)
+	})
 }
 
 func (r *run) walName(lsn postgres.LSN) string {
@@ -291,20 +315,25 @@ func (r *run) walName(lsn postgres.LSN) string {
 	return f.Name(r.identity.SegmentSize)
 }
 
-// commit puts the manifest: the backup exists from here on.
-func (r *run) commit(context.Context) error {
-	h := r.header
-	h.PageErrorCount, h.PageErrors = r.pages.total, r.pages.files
-	if p := r.writer.Parent(); p != nil && p.Err() != nil {
-		r.warn("parent %s could not be read completely, its content was stored again: %v", p.Label(), p.Err())
+// commit puts the manifests: a backup exists from there on.
+func (r *run) commit(ctx context.Context) error {
+	r.header.PageErrorCount, r.header.PageErrors = r.pages.total, r.pages.files
+	for _, w := range r.pages.warnings() {
+		r.warn("%s", w)
 	}
-	r.warnings = append(r.warnings, r.pages.warnings()...)
-	h, err := r.writer.Commit(h)
+	return r.to.together(ctx, r.commitTo)
+}
+
+func (r *run) commitTo(d *destination) error {
+	if p := d.writer.Parent(); p != nil && p.Err() != nil {
+		r.warnOf(d, "parent %s could not be read completely, its content was stored again: %v", p.Label(), p.Err())
+	}
+	h, err := d.writer.Commit(r.header)
 	if h.Operation != "" {
-		r.header = h // the writer is done with, whatever came of it
+		d.header = h // the writer is done with, whatever came of it
 	}
 	if errors.Is(err, repo.ErrPinLeft) {
-		r.warn("%v; it only keeps the parent from being collected", err)
+		r.warnOf(d, "%v; it only keeps the parent from being collected", err)
 		return nil
 	}
 	return err

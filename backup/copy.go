@@ -28,8 +28,7 @@ const (
 // holds one of a fixed number of batches, which bounds memory.
 type copier struct {
 	o        Options
-	w        *repo.BackupWriter
-	repo     *repo.Repository
+	to       *destinations
 	control  postgres.Control
 	errors   pageErrors
 	batches  chan *batch
@@ -44,20 +43,20 @@ type copier struct {
 // batch is the memory of one task.
 type batch struct {
 	raw []byte // plain content
-	out []byte // compressed content
+	out []byte // compressed content, once for each way of compressing
 }
 
 // task is one step of the copy.
 type task struct {
 	batch  *batch
-	read   func(context.Context, *repo.Framer, *batch) error
-	commit func() error
+	read   func(context.Context, *repo.Framers, *batch) error
+	commit func(i int, d *destination) error // called for each repository that has not failed
 	done   chan struct{}
 	err    error
 }
 
-func newCopier(o Options, w *repo.BackupWriter, control postgres.Control) *copier {
-	c := &copier{o: o, w: w, repo: o.Stanza.Repository(), control: control, pageSize: control.BlockSize,
+func newCopier(o Options, to *destinations, control postgres.Control) *copier {
+	c := &copier{o: o, to: to, control: control, pageSize: control.BlockSize,
 		work: make(chan *task), order: make(chan *task, 4*o.Processes)}
 	n := 2*o.Processes + 2
 	c.batches = make(chan *batch, n)
@@ -71,12 +70,11 @@ func newCopier(o Options, w *repo.BackupWriter, control postgres.Control) *copie
 func (c *copier) frameBytes() int64 { return int64(c.pageSize) * repo.PagesPerFrame }
 
 // prepare gives a batch its buffers when it is first used.
-func (c *copier) prepare(b *batch) {
+func (c *copier) prepare(b *batch, framers *repo.Framers) {
 	if b.raw == nil {
 		n := chunkWindows * int(c.frameBytes())
 		b.raw = make([]byte, n)
-		// The encoders want room for content that grows; 1/8 is more than any codec needs.
-		b.out = make([]byte, 0, n+n/8)
+		b.out = make([]byte, 0, framers.Room(n))
 	}
 }
 
@@ -143,13 +141,18 @@ func (c *copier) send(ctx context.Context, t *task) error {
 }
 
 func (c *copier) worker(ctx context.Context) error {
-	framer, err := c.repo.NewFramer()
+	framers, err := repo.NewFramers(c.to.repositories()...)
 	if err != nil {
 		return err
 	}
 	for t := range c.work {
-		c.prepare(t.batch)
-		t.err = t.read(ctx, framer, t.batch)
+		for i, d := range c.to.all {
+			if d.failed.Load() {
+				framers.Drop(i)
+			}
+		}
+		c.prepare(t.batch, framers)
+		t.err = t.read(ctx, framers, t.batch)
 		close(t.done)
 		if t.err != nil {
 			return t.err
@@ -158,7 +161,8 @@ func (c *copier) worker(ctx context.Context) error {
 	return nil
 }
 
-// write commits the tasks in order. It is the only user of the BackupWriter.
+// write commits the tasks in order. It is the only user of the BackupWriters: a
+// repository that stores slowly holds up all, one that fails is dropped.
 func (c *copier) write(ctx context.Context) error {
 	for t := range c.order {
 		select {
@@ -169,14 +173,23 @@ func (c *copier) write(ctx context.Context) error {
 		if t.err != nil {
 			return t.err
 		}
-		if err := t.commit(); err != nil {
+		if err := c.to.each(ctx, t.commit); err != nil {
 			return err
 		}
 		c.batches <- t.batch
-		totals := c.w.Totals()
+		totals := c.to.first().writer.Totals()
 		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes})
 	}
 	return nil
+}
+
+// find looks a path up in the parents of all repositories.
+func (c *copier) find(ctx context.Context, path string) []*repo.ParentFile {
+	parents := make([]*repo.ParentFile, len(c.to.all))
+	for i, d := range c.to.all {
+		parents[i] = d.find(ctx, path)
+	}
+	return parents
 }
 
 // pageErrors collects pages whose checksum failed; safe for concurrent use.

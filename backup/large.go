@@ -16,17 +16,17 @@ import (
 
 // largeFile is a file on its way through the pipeline in chunks.
 type largeFile struct {
-	c      *copier
-	item   item
-	f      *os.File
-	size   int64 // when it was opened: what is added later comes from WAL
-	parent *repo.ParentFile
-	rel    postgres.RelationFile
-	verify bool
-	writer *repo.FileWriter
-	open   atomic.Int32 // chunks not yet read
-	ended  bool         // a chunk was short: the file was truncated meanwhile
-	failed atomic.Bool  // a page failed its checksum
+	c       *copier
+	item    item
+	f       *os.File
+	size    int64 // when it was opened: what is added later comes from WAL
+	parents []*repo.ParentFile
+	rel     postgres.RelationFile
+	verify  bool
+	writers []*repo.FileWriter
+	open    atomic.Int32 // chunks not yet read
+	end     int64        // where the file ends: less than size when it was truncated meanwhile
+	failed  atomic.Bool  // a page failed its checksum
 }
 
 // largeFile opens a file and sends its chunks. A file that has vanished was
@@ -44,7 +44,7 @@ func (c *copier) largeFile(ctx context.Context, it item) error {
 		_ = f.Close()
 		return fmt.Errorf("read %s: %w", it.file.Path, err)
 	}
-	l := &largeFile{c: c, item: it, f: f, size: info.Size(), parent: c.w.Parent().Find(ctx, it.file.Path)}
+	l := &largeFile{c: c, item: it, f: f, size: info.Size(), end: info.Size(), parents: c.find(ctx, it.file.Path)}
 	l.item.file.ModTime = info.ModTime()
 	l.rel, l.verify = postgres.ParseRelationPath(it.file.Path)
 	l.verify = l.verify && c.control.ChecksumVersion != 0
@@ -57,29 +57,34 @@ func (l *largeFile) send(ctx context.Context) error {
 	count := (l.size + chunk - 1) / chunk
 	l.open.Store(int32(count) + 1)
 	defer l.close() // the dispatcher's own hold
-	l.writer = l.c.w.BeginFile()
+	for _, d := range l.c.to.all {
+		l.writers = append(l.writers, d.writer.BeginFile())
+	}
 	for n := range count {
 		offset := n * chunk
 		length := min(chunk, l.size-offset)
 		var windows []repo.Window
 		var crc uint32
 		var got int64
-		t := &task{read: func(ctx context.Context, framer *repo.Framer, b *batch) (err error) {
+		t := &task{read: func(ctx context.Context, framers *repo.Framers, b *batch) (err error) {
 			defer l.close()
-			windows, crc, got, err = l.read(ctx, framer, b, offset, length)
+			windows, crc, got, err = l.read(ctx, framers, b, offset, length)
 			return err
-		}, commit: func() error {
-			if l.ended {
+		}, commit: func(i int, _ *destination) error {
+			if offset >= l.end {
 				return nil
 			}
-			l.ended = got < length
-			return l.writer.Add(windows, crc)
+			if got < length {
+				l.end = offset + got
+			}
+			count := len(windows) / len(l.writers)
+			return l.writers[i].Add(windows[i*count:][:count], crc)
 		}}
 		if err := l.c.send(ctx, t); err != nil {
 			return err
 		}
 	}
-	return l.c.send(ctx, &task{read: func(context.Context, *repo.Framer, *batch) error { return nil }, commit: l.end})
+	return l.c.send(ctx, &task{read: func(context.Context, *repo.Framers, *batch) error { return nil }, commit: l.finish})
 }
 
 // close closes the file after its last chunk.
@@ -89,13 +94,15 @@ func (l *largeFile) close() {
 	}
 }
 
-func (l *largeFile) end() error {
+// finish adds the file to one of the backups.
+func (l *largeFile) finish(i int, _ *destination) error {
 	l.item.file.PageErrors = l.failed.Load()
-	return l.writer.End(l.item.file, l.parent)
+	return l.writers[i].End(l.item.file, l.parents[i])
 }
 
-// read reads one chunk, verifies its pages and frames its windows.
-func (l *largeFile) read(ctx context.Context, framer *repo.Framer, b *batch, offset, length int64) ([]repo.Window, uint32, int64, error) {
+// read reads one chunk, verifies its pages and frames its windows: those of the
+// first repository, then those of the second, and so on.
+func (l *largeFile) read(ctx context.Context, framers *repo.Framers, b *batch, offset, length int64) ([]repo.Window, uint32, int64, error) {
 	raw := b.raw[:length]
 	n, err := l.f.ReadAt(raw, offset)
 	if err != nil && err != io.EOF {
@@ -107,21 +114,28 @@ func (l *largeFile) read(ctx context.Context, framer *repo.Framer, b *batch, off
 			return nil, 0, 0, err
 		}
 	}
-	windows := make([]repo.Window, 0, chunkWindows)
 	frame := l.c.frameBytes()
+	count := int((int64(len(raw)) + frame - 1) / frame)
+	windows := make([]repo.Window, count*len(l.writers))
 	b.out = b.out[:0]
-	for at := int64(0); at < int64(len(raw)); at += frame {
+	for k := range count {
+		at := int64(k) * frame
 		part := raw[at:min(at+frame, int64(len(raw)))]
-		if postgres.IsZero(part) {
-			windows = append(windows, repo.Zero(len(part), l.c.pageSize))
-			continue
+		zero := postgres.IsZero(part)
+		var framed []repo.Window
+		if !zero {
+			b.out, framed, err = framers.Window(ctx, b.out, part, l.item.file.Path, (offset+at)/frame, l.c.pageSize, l.parents)
+			if err != nil {
+				return nil, 0, 0, fmt.Errorf("frame %s at %d: %w", l.item.file.Path, offset+at, err)
+			}
 		}
-		var w repo.Window
-		b.out, w, err = framer.Window(ctx, b.out, part, l.item.file.Path, (offset+at)/frame, l.c.pageSize, l.parent)
-		if err != nil {
-			return nil, 0, 0, fmt.Errorf("frame %s at %d: %w", l.item.file.Path, offset+at, err)
+		for i := range l.writers {
+			if zero {
+				windows[i*count+k] = repo.Zero(len(part), l.c.pageSize)
+			} else {
+				windows[i*count+k] = framed[i]
+			}
 		}
-		windows = append(windows, w)
 	}
 	return windows, crc32c.Update(0, raw), int64(n), nil
 }

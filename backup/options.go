@@ -7,13 +7,20 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// Options say what to back up and how. Stanza, PGData, Connection and Clock are required.
+// Repository is one place that the backup goes to.
+type Repository struct {
+	Name   string // what errors, warnings and the log call it
+	Stanza *repo.Stanza
+}
+
+// Options say what to back up and how. Repositories, PGData, Connection and Clock are required.
 type Options struct {
-	Stanza     *repo.Stanza
-	PGData     string // the data directory as this host sees it
-	Connection string // a libpq connection string
-	Type       repo.BackupType
-	Processes  int // workers; 1 when 0
+	// Repositories are at least one. The cluster is read once for all of them.
+	Repositories []Repository
+	PGData       string // the data directory as this host sees it
+	Connection   string // a libpq connection string
+	Type         repo.BackupType
+	Processes    int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
@@ -49,13 +56,22 @@ func (o Options) withDefaults() Options {
 type Progress struct {
 	Files  int64
 	Bytes  int64 // plain bytes read
-	Stored int64 // bytes put into the repository
+	Stored int64 // bytes put into the first repository that has not failed
 }
 
-// Result is a finished backup.
+// Result is what became of a run.
 type Result struct {
+	Backups  []RepositoryResult // in the order of Options.Repositories
+	Duration time.Duration
+	Warnings []string
+}
+
+// RepositoryResult is what became of the backup in one repository.
+type RepositoryResult struct {
+	Name        string
 	Header      repo.BackupHeader
 	ReusedBytes int64 // plain bytes that the repository already held
-	Duration    time.Duration
-	Warnings    []string
+	// Err tells why there is no backup in this repository; the other fields
+	// but Name are then empty.
+	Err error
 }

@@ -57,21 +57,27 @@ func (r *run) neededWAL() []postgres.WALFile {
 	return walFiles(r.identity, r.header.Timeline, r.header.Start.LSN, r.header.Stop.LSN)
 }
 
-// waitForWAL waits for every segment that recovery of this backup needs.
+// waitForWAL waits for every segment that recovery of these backups needs.
 func (r *run) waitForWAL(ctx context.Context) error {
-	if err := r.waitFor(ctx, r.neededWAL()); err != nil {
-		return fmt.Errorf("after the copy: %w", err)
-	}
-	return nil
+	return r.waitFor(ctx, "after the copy", r.neededWAL())
 }
 
-func (r *run) waitFor(ctx context.Context, files []postgres.WALFile) error {
-	return readiness.WaitForWAL(ctx, r.o.Stanza, r.identity, files, readiness.WaitOptions{
-		Timeout: r.o.ArchiveTimeout, Clock: r.o.Clock,
-		Archiver: func(ctx context.Context) (string, error) {
-			s, err := r.conn.ArchiverStatus(ctx)
-			return s.String(), err
-		},
+// waitFor waits in all repositories at once: the archiver serves them at once too.
+func (r *run) waitFor(ctx context.Context, when string, files []postgres.WALFile) error {
+	return r.to.together(ctx, func(d *destination) error {
+		err := readiness.WaitForWAL(d.ctx, d.Stanza, d.identity, files, readiness.WaitOptions{
+			Timeout: r.o.ArchiveTimeout, Clock: r.o.Clock,
+			Archiver: func(ctx context.Context) (string, error) {
+				r.session.Lock()
+				defer r.session.Unlock()
+				s, err := r.conn.ArchiverStatus(ctx)
+				return s.String(), err
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", when, err)
+		}
+		return nil
 	})
 }
 
@@ -79,22 +85,35 @@ func (r *run) waitFor(ctx context.Context, files []postgres.WALFile) error {
 // scanner wants a segment as a whole.
 const maxScanned = 64 << 20
 
-// proveWAL reads the WAL that the backup needs back from the repository. That
+// fewSegments are read back whatever it costs: some requests are cheap next to
+// a backup that is none. Most backups of a quiet cluster need no more.
+const fewSegments = 8
+
+// proveWAL reads the WAL that the backup needs back from each repository. That
 // a name is there proves little: the object can be torn, or another server
 // that is a copy of this one can have archived its own segment first. So the
 // records must form one chain from start to stop, and a segment that the
 // server still has must be the same.
 //
-// Where reads are not cheap, only the first and the last segment are read.
+// Where reads are not cheap and there are many segments, only the first and
+// the last are read. One repository comes after the other: each needs the
+// memory of two segments.
 func (r *run) proveWAL(ctx context.Context) error {
-	files := r.neededWAL()
-	if !r.o.Stanza.Repository().Store().Properties().CheapReads && len(files) > 2 {
-		files = []postgres.WALFile{files[0], files[len(files)-1]}
-	}
-	chained := r.identity.SegmentSize <= maxScanned && files[len(files)-1].Segment-files[0].Segment == uint64(len(files)-1)
+	return r.to.each(ctx, func(_ int, d *destination) error {
+		files := r.neededWAL()
+		if len(files) > fewSegments && !d.Stanza.Repository().Store().Properties().CheapReads {
+			files = []postgres.WALFile{files[0], files[len(files)-1]}
+		}
+		return r.proveWALIn(d, files)
+	})
+}
+
+func (r *run) proveWALIn(d *destination, files []postgres.WALFile) error {
+	last := files[len(files)-1]
+	chained := r.identity.SegmentSize <= maxScanned && last.Segment-files[0].Segment == uint64(len(files)-1)
 	scanner := postgres.NewWALScanner(r.identity.Major, r.identity.SegmentSize, r.control.WALBlockSize)
 	for _, f := range files {
-		data, err := r.readBack(ctx, f, chained)
+		data, err := r.readBack(d, f, chained)
 		if err != nil {
 			return err
 		}
@@ -103,25 +122,25 @@ func (r *run) proveWAL(ctx context.Context) error {
 		}
 		err = scanner.Scan(f.Start(r.identity.SegmentSize), f.Timeline, data, func(postgres.WALEvent) error { return nil })
 		if err != nil {
-			return r.unusableWAL(f, err)
+			return r.unusableWAL(d, f, err)
 		}
 	}
-	if last := files[len(files)-1]; chained && scanner.End() < r.header.Stop.LSN {
-		return r.unusableWAL(last, fmt.Errorf("its records end at %s, before the end of the backup at %s", scanner.End(), r.header.Stop.LSN))
+	if chained && scanner.End() < r.header.Stop.LSN {
+		return r.unusableWAL(d, last, fmt.Errorf("its records end at %s, before the end of the backup at %s", scanner.End(), r.header.Stop.LSN))
 	}
 	return nil
 }
 
-func (r *run) unusableWAL(f postgres.WALFile, err error) error {
+func (r *run) unusableWAL(d *destination, f postgres.WALFile, err error) error {
 	return hint.Wrap(fmt.Errorf("WAL segment %s in the repository is not what this server wrote: %w", f.Name(r.identity.SegmentSize), err),
-		"another server that is a copy of this one may be archiving to stanza %s: look for it, stop its archiving, move the foreign segments away, and take the backup again.", r.o.Stanza.Name())
+		"another server that is a copy of this one may be archiving to stanza %s: look for it, stop its archiving, move the foreign segments away, and take the backup again.", d.Stanza.Name())
 }
 
 // readBack reads a segment from the repository, which verifies it, and compares
 // it with the server's own file as long as that is there. The content is given
 // only where it is wanted.
-func (r *run) readBack(ctx context.Context, f postgres.WALFile, wanted bool) ([]byte, error) {
-	in, err := r.o.Stanza.OpenWAL(ctx, r.identity, f)
+func (r *run) readBack(d *destination, f postgres.WALFile, wanted bool) ([]byte, error) {
+	in, err := d.Stanza.OpenWAL(d.ctx, d.identity, f)
 	if err != nil {
 		return nil, fmt.Errorf("read back WAL: %w", err)
 	}
@@ -141,7 +160,7 @@ func (r *run) readBack(ctx context.Context, f postgres.WALFile, wanted bool) ([]
 	}
 	// The server may have recycled the file while it was read: then its name is gone.
 	if _, err := os.Stat(name); err == nil && !bytes.Equal(own, data.Bytes()) {
-		return nil, r.unusableWAL(f, errors.New("the server's own file has other content"))
+		return nil, r.unusableWAL(d, f, errors.New("the server's own file has other content"))
 	}
 	return data.Bytes(), nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/pgbak/pgbak/internal/crc32c"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -21,55 +22,59 @@ func (c *copier) closeGroup(ctx context.Context) error {
 	}
 	group := c.group
 	c.group, c.groupSize = nil, 0
-	parents := make([]*repo.ParentFile, len(group))
-	for i, it := range group {
+	parents := make([][]*repo.ParentFile, len(group))
+	for n, it := range group {
 		if it.file.Type == repo.TypeFile {
-			parents[i] = c.w.Parent().Find(ctx, it.file.Path)
+			parents[n] = c.find(ctx, it.file.Path)
 		}
 	}
 	var files []repo.File
-	var content []repo.Small
-	var bundle repo.Bundle
+	var content [][]repo.Small
+	var bundles []repo.Bundle
 	return c.send(ctx, &task{
-		read: func(ctx context.Context, framer *repo.Framer, b *batch) (err error) {
-			files, content, bundle, err = c.readGroup(ctx, framer, b, group, parents)
+		read: func(ctx context.Context, framers *repo.Framers, b *batch) (err error) {
+			files, content, bundles, err = c.readGroup(ctx, framers, b, group, parents)
 			return err
 		},
-		commit: func() error { return c.w.AddSmall(files, content, bundle) },
+		commit: func(i int, d *destination) error { return d.writer.AddSmall(files, content[i], bundles[i]) },
 	})
 }
 
-// readGroup reads the files of a group, looks each up in the parent and
-// bundles those that are new.
-func (c *copier) readGroup(ctx context.Context, framer *repo.Framer, b *batch, group []item, parents []*repo.ParentFile) ([]repo.File, []repo.Small, repo.Bundle, error) {
+// readGroup reads the files of a group, looks each up in the parents and
+// bundles those that are new. Content and bundles are those of each repository.
+func (c *copier) readGroup(ctx context.Context, framers *repo.Framers, b *batch, group []item, parents [][]*repo.ParentFile) ([]repo.File, [][]repo.Small, []repo.Bundle, error) {
 	var files []repo.File
-	var content []repo.Small
+	content := make([][]repo.Small, len(c.to.all))
+	nothing := make([]repo.Small, len(c.to.all))
 	raw := b.raw[:0]
-	for i, it := range group {
-		if it.file.Type != repo.TypeFile || it.file.Size == 0 {
-			files, content = append(files, it.file), append(content, repo.Small{})
-			continue
+	for n, it := range group {
+		file, smalls, wanted := it.file, nothing, false
+		if file.Type == repo.TypeFile && file.Size > 0 {
+			var data []byte
+			var err error
+			data, file, err = c.readSmall(ctx, it, b.raw[len(raw):len(raw)+int(it.file.Size)])
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // dropped after the backup began
+			}
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			if len(data) > 0 {
+				smalls, wanted = framers.Small(ctx, data, file.Path, parents[n])
+			}
+			if wanted {
+				raw = b.raw[:len(raw)+len(data)]
+			}
 		}
-		data, file, err := c.readSmall(ctx, it, b.raw[len(raw):len(raw)+int(it.file.Size)])
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // dropped after the backup began
-		}
-		if err != nil {
-			return nil, nil, repo.Bundle{}, err
-		}
-		small := repo.Small{}
-		if len(data) > 0 {
-			small = framer.Small(ctx, data, file.Path, parents[i])
-		}
-		files, content = append(files, file), append(content, small)
-		if !small.Reused() {
-			raw = b.raw[:len(raw)+len(data)]
+		files = append(files, file)
+		for i, s := range smalls {
+			content[i] = append(content[i], s)
 		}
 	}
-	var bundle repo.Bundle
 	var err error
-	b.out, bundle, err = framer.Bundle(b.out[:0], raw, content)
-	return files, content, bundle, err
+	var bundles []repo.Bundle
+	b.out, bundles, err = framers.Bundle(b.out[:0], raw, content)
+	return files, content, slices.Clone(bundles), err
 }
 
 // readSmall reads a file into buf, at most as much of it as there was when the

@@ -63,7 +63,7 @@ minio_make() {
 	as_server tee "$minio_dir/certs/private.key" <"$at/key.pem" >/dev/null
 	rm -rf "$at"
 	printf 'benchmark\n' | as_server tee "$minio_dir/key" >/dev/null
-	printf 'not a secret, a benchmark\n' | as_server tee "$minio_dir/secret" >/dev/null
+	printf 'not-a-secret-a-benchmark\n' | as_server tee "$minio_dir/secret" >/dev/null
 	as_server chmod 0600 "$minio_dir/certs/private.key" "$minio_dir/key" "$minio_dir/secret"
 }
 

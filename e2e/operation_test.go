@@ -48,7 +48,7 @@ func (h *host) backUp(ctx context.Context, st storage.Store) (backup.Result, err
 	if err != nil {
 		return backup.Result{}, err
 	}
-	return backup.Run(ctx, backup.Options{Stanza: s, PGData: h.DataDir, Connection: h.DSN(), Processes: 2, StartFast: true,
+	return backup.Run(ctx, backup.Options{Repositories: []backup.Repository{{Name: "local", Stanza: s}}, PGData: h.DataDir, Connection: h.DSN(), Processes: 2, StartFast: true,
 		ArchiveTimeout: 30 * time.Second, Clock: time.Now})
 }
 
@@ -64,7 +64,7 @@ func TestABackupSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("a backup with a parent", func(t *testing.T) { h.failBackups(t, map[repo.Label]bool{first.Header.Label: true}) })
+	t.Run("a backup with a parent", func(t *testing.T) { h.failBackups(t, map[repo.Label]bool{first.Backups[0].Header.Label: true}) })
 }
 
 // failBackups takes backups through all faults, each in a repository that holds
@@ -100,14 +100,14 @@ func (h *host) failBackups(t *testing.T, kept map[repo.Label]bool) {
 			law(t, s, checked)
 			if err == nil {
 				survived++
-				if !checked[result.Header.Label] {
-					t.Errorf("%s: backup %s was reported and is not listed", what, result.Header.Label)
+				if !checked[result.Backups[0].Header.Label] {
+					t.Errorf("%s: backup %s was reported and is not listed", what, result.Backups[0].Header.Label)
 				}
 			}
 			if result, err = h.backUp(t.Context(), st); err != nil {
 				t.Fatalf("%s: the next backup: %v", what, err)
 			}
-			if law(t, s, checked); !checked[result.Header.Label] {
+			if law(t, s, checked); !checked[result.Backups[0].Header.Label] {
 				t.Fatalf("%s: the next backup is not listed", what)
 			}
 			forget(t, st, checked, kept)
@@ -121,7 +121,7 @@ func (h *host) failBackups(t *testing.T, kept map[repo.Label]bool) {
 		return nil
 	})
 	result, err := h.backUp(t.Context(), faulted)
-	if law(t, s, checked); err != nil || !checked[result.Header.Label] || len(result.Warnings) == 0 {
+	if law(t, s, checked); err != nil || !checked[result.Backups[0].Header.Label] || len(result.Warnings) == 0 {
 		t.Errorf("a backup whose pin stays: %v, warnings %q", err, result.Warnings)
 	} else {
 		survived++

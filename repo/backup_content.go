@@ -27,7 +27,9 @@ func (w *BackupWriter) AddSmall(files []File, content []Small, b Bundle) error {
 }
 
 // AddLate adds the few files that are read after all others, in one bundle of
-// their own; in the manifest they stand behind the rest, in this order.
+// their own; in the manifest they stand behind the rest, in this order. Nothing
+// follows them, so what is left of packs and maps goes on its way: it becomes
+// durable while the caller does what remains before Commit.
 func (w *BackupWriter) AddLate(framer *Framer, files []File, contents [][]byte) error {
 	var raw []byte
 	var members []Small
@@ -47,7 +49,10 @@ func (w *BackupWriter) AddLate(framer *Framer, files []File, contents [][]byte) 
 	if err != nil {
 		return err
 	}
-	return w.addMembers(files, members, ref, w.entries.addLate)
+	if err := w.addMembers(files, members, ref, w.entries.addLate); err != nil {
+		return err
+	}
+	return w.closeContent()
 }
 
 // addMembers makes the entries of the members of a bundle, of which ref holds the new ones.

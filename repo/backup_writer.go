@@ -270,13 +270,10 @@ func (w *BackupWriter) use(ref frameRef) {
 // exists and the error is an ErrPinLeft.
 func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 	defer w.close()
-	if err := w.closePack(); err != nil {
+	if err := w.closeContent(); err != nil {
 		return h, err
 	}
-	if err := w.maps.close(); err != nil {
-		return h, errors.Join(context.Cause(w.ctx), err)
-	}
-	if err := w.uploads.Wait(); err != nil {
+	if err := w.uploads.Wait(); err != nil { // the law: no manifest before all that it names is durable
 		return h, err
 	}
 	h, err := w.finishHeader(h)
@@ -291,6 +288,17 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 		return h, fmt.Errorf("backup %s: %w: %s: %w", h.Label, ErrPinLeft, pinKey(w.op), err)
 	}
 	return h, nil
+}
+
+// closeContent hands the last pack to the uploads and puts the last maps at the same time.
+func (w *BackupWriter) closeContent() error {
+	if err := w.closePack(); err != nil {
+		return err
+	}
+	if err := w.maps.close(); err != nil {
+		return errors.Join(context.Cause(w.ctx), err)
+	}
+	return nil
 }
 
 // Abort ends the writer without a backup. What was stored stays, and so does

@@ -7,13 +7,14 @@ import (
 	"github.com/pgbak/pgbak/repo/codec"
 )
 
-// Framer turns plain content into frames: content id, look-up in the parent,
-// compression. It is the parallel part of writing; every worker has its own.
+// Framer turns plain content into frames of one repository: content id, look-up
+// in the parent, compression. It is the parallel part of writing; every worker has
+// its own. Framers does the same for several repositories.
 type Framer struct {
-	enc   codec.Encoder
-	codec codec.ID
-	ids   *contentHasher
-	back  readBack
+	enc         codec.Encoder
+	compression Compression
+	ids         *contentHasher
+	back        readBack
 }
 
 // readable tells that a frame of the parent is still what was written. Where
@@ -60,14 +61,14 @@ func (r *Repository) NewFramer() (*Framer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Framer{enc: enc, codec: r.o.Compression.codec, ids: ids}, nil
+	return &Framer{enc: enc, compression: r.o.Compression, ids: ids}, nil
 }
 
 // compress gives the stored form of raw: in the free room behind out, which it
 // returns grown, where that suffices. Content that does not shrink by a
 // twentieth is stored as it is.
 func (f *Framer) compress(out, raw []byte) (grown, payload []byte, id codec.ID, err error) {
-	if f.codec != codec.None {
+	if f.compression.codec != codec.None {
 		room := out[len(out):]
 		payload, err = f.enc.Encode(room, raw)
 		if err != nil {
@@ -77,7 +78,7 @@ func (f *Framer) compress(out, raw []byte) (grown, payload []byte, id codec.ID, 
 			if cap(room) > 0 && &room[:1][0] == &payload[0] {
 				out = out[:len(out)+len(payload)]
 			}
-			return out, payload, f.codec, nil
+			return out, payload, f.compression.codec, nil
 		}
 	}
 	start := len(out)
@@ -88,18 +89,26 @@ func (f *Framer) compress(out, raw []byte) (grown, payload []byte, id codec.ID, 
 // Window frames the pages at window number n of a file. The new frame's bytes
 // are appended to out, which is returned grown. parent may be nil.
 func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int64, pageSize int, parent *ParentFile) ([]byte, Window, error) {
-	w := Window{raw: len(raw), pages: uint32(pageCount(int64(len(raw)), pageSize))}
-	id := f.ids.sum(raw)
-	if parent != nil {
-		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == len(raw) && f.readable(ctx, parent, ref) {
-			w.reused, w.ref = true, ref
-			return out, w, nil
-		}
+	w := f.lookUp(ctx, f.ids.sum(raw), len(raw), path, n, pageSize, parent)
+	if w.reused {
+		return out, w, nil
 	}
 	var err error
-	w.fresh = frame{kind: frameAligned, raw: len(raw), id: id, path: path, page: uint32(n * PagesPerFrame)}
 	out, w.fresh.payload, w.fresh.codec, err = f.compress(out, raw)
 	return out, w, err
+}
+
+// lookUp finds a window in the parent, or begins a new frame, which has no payload yet.
+func (f *Framer) lookUp(ctx context.Context, id ContentID, length int, path string, n int64, pageSize int, parent *ParentFile) Window {
+	w := Window{raw: length, pages: uint32(pageCount(int64(length), pageSize))}
+	if parent != nil {
+		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == length && f.readable(ctx, parent, ref) {
+			w.reused, w.ref = true, ref
+			return w
+		}
+	}
+	w.fresh = frame{kind: frameAligned, raw: length, id: id, path: path, page: uint32(n * PagesPerFrame)}
+	return w
 }
 
 // Small is a small file on its way into a bundle or found in the parent's.
@@ -116,10 +125,14 @@ func (s Small) Reused() bool { return s.reused }
 // Small looks a small file's content up in the parent. An empty file, like a
 // directory or a link, takes no room in the bundle: its Small is the zero value.
 func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *ParentFile) Small {
-	s := Small{member: member{path: path, length: uint32(len(raw)), id: f.ids.sum(raw)}}
+	return f.lookUpSmall(ctx, f.ids.sum(raw), len(raw), path, parent)
+}
+
+func (f *Framer) lookUpSmall(ctx context.Context, id ContentID, length int, path string, parent *ParentFile) Small {
+	s := Small{member: member{path: path, length: uint32(length), id: id}}
 	if parent != nil {
 		ref, offset, old, ok := parent.member(ctx)
-		if ok && old == s.member.id && parent.file.Size == int64(len(raw)) && f.readable(ctx, parent, ref) {
+		if ok && old == id && parent.file.Size == int64(length) && f.readable(ctx, parent, ref) {
 			s.reused, s.ref, s.offset = true, ref, offset
 		}
 	}
@@ -129,12 +142,7 @@ func (f *Framer) Small(ctx context.Context, raw []byte, path string, parent *Par
 // Bundle compresses raw, the contents of the small files that are not reused,
 // one after the other in the order of members, into one frame.
 func (f *Framer) Bundle(out, raw []byte, members []Small) ([]byte, Bundle, error) {
-	b := Bundle{fresh: frame{kind: frameBundle, raw: len(raw)}}
-	for _, m := range members {
-		if !m.reused && m.member.length > 0 {
-			b.fresh.members = append(b.fresh.members, m.member)
-		}
-	}
+	b := newBundle(len(raw), members)
 	if len(raw) == 0 {
 		return out, b, nil
 	}
@@ -149,4 +157,15 @@ func (f *Framer) Bundle(out, raw []byte, members []Small) ([]byte, Bundle, error
 // Bundle is a frame of small files, ready for BackupWriter.
 type Bundle struct {
 	fresh frame
+}
+
+// newBundle describes the bundle of the members that are not reused; it has no payload yet.
+func newBundle(length int, members []Small) Bundle {
+	b := Bundle{fresh: frame{kind: frameBundle, raw: length}}
+	for _, m := range members {
+		if !m.reused && m.member.length > 0 {
+			b.fresh.members = append(b.fresh.members, m.member)
+		}
+	}
+	return b
 }

@@ -47,9 +47,11 @@ func profiled(ctx context.Context, repository, cpu string, o backup.Options) err
 	if err != nil {
 		return err
 	}
-	if o.Stanza, err = r.Stanza(ctx, "main"); err != nil {
+	s, err := r.Stanza(ctx, "main")
+	if err != nil {
 		return err
 	}
+	o.Repositories = []backup.Repository{{Name: "profiled", Stanza: s}}
 	o.Clock, o.StartFast, o.ArchiveTimeout = time.Now, true, time.Minute
 	file, err := os.Create(cpu + ".new")
 	if err != nil {
@@ -64,6 +66,6 @@ func profiled(ctx context.Context, repository, cpu string, o backup.Options) err
 	if err != nil {
 		return err
 	}
-	fmt.Printf("full backup %s in %.2f s with %d processes\n", result.Header.Label, result.Duration.Seconds(), o.Processes)
+	fmt.Printf("full backup %s in %.2f s with %d processes\n", result.Backups[0].Header.Label, result.Duration.Seconds(), o.Processes)
 	return os.Rename(cpu+".new", cpu)
 }

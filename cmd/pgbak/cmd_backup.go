@@ -98,7 +98,7 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	debug.SetGCPercent(25)
 	p := a.newProgress("backup")
 	result, err := backup.Run(cmd.Context(), backup.Options{
-		Stanza: into.stanza, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
+		Repositories: []backup.Repository{{Name: sel.repositories[0].Name, Stanza: into.stanza}}, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
 		Type: repo.BackupType(f.typ), StartFast: f.startFast, ArchiveTimeout: f.timeout, Log: a.log, Clock: a.clock,
 		Version: version, Annotations: annotations, Exclude: f.exclude,
 		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, 0) },
@@ -108,7 +108,7 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 		return err
 	}
 	// A backup that has succeeded has waited for its WAL.
-	out := backupResult{Backup: newBackupInfo(repo.BackupInfo{Label: result.Header.Label, Header: result.Header}, true), Warnings: []string{}}
+	out := backupResult{Backup: newBackupInfo(repo.BackupInfo{Label: result.Backups[0].Header.Label, Header: result.Backups[0].Header}, true), Warnings: []string{}}
 	// The run has logged them already, each when it came up.
 	out.Warnings = append(out.Warnings, result.Warnings...)
 	return f.output.print(a, out, out.text)

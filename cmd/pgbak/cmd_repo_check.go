@@ -84,7 +84,7 @@ type repoCheckInfo struct {
 // promiseResult is what became of one promise of the storage.
 type promiseResult struct {
 	Promise string `json:"promise"`
-	Result  string `json:"result"` // ok, FAILED or not promised
+	Result  string `json:"result"` // ok, FAILED, not promised or not needed
 	Error   string `json:"error,omitempty"`
 }
 
@@ -92,6 +92,7 @@ const (
 	promiseKept    = "ok"
 	promiseBroken  = "FAILED"
 	promiseNotMade = "not promised"
+	promiseSpare   = "not needed" // broken, but nothing of pgbak depends on it
 )
 
 func (a *app) repoCheck(ctx context.Context, output outputFlag, probe bool) error {
@@ -212,6 +213,8 @@ func (a *app) probe(ctx context.Context, st storage.Store, info *repoCheckInfo) 
 		switch {
 		case errors.Is(err, conformance.ErrNotPromised):
 			p.Result = promiseNotMade
+		case err != nil && c.Spare:
+			p.Result, p.Error = promiseSpare, oneLine(err.Error())
 		case err != nil:
 			p.Result, p.Error = promiseBroken, oneLine(err.Error())
 		}

@@ -26,6 +26,9 @@ type Check struct {
 	// ConditionalPut tells that only Stores promise this whose Properties say
 	// ConditionalPut.
 	ConditionalPut bool
+	// Spare tells that no key and no object of pgbak depends on it. A Store has
+	// to keep it all the same; a server that somebody runs may be forgiven.
+	Spare bool
 }
 
 // ErrNotPromised is what [Probe] reports of a check that is not run because the
@@ -45,7 +48,7 @@ func (c Check) PromisedBy(p storage.Properties) bool { return p.ConditionalPut |
 // which ends in a slash, and deletes what they have put. After each it calls
 // report, which may be nil, with nil when the promise was kept, [ErrNotPromised],
 // or what came instead. It returns the faults, joined, each with the check's
-// name. When ctx ends, so does Probe, without a report for the checks that
+// name, but for those of Spare checks. When ctx ends, so does Probe, without a report for the checks that
 // are left, and with the cause.
 func Probe(ctx context.Context, st storage.Store, prefix string, report func(Check, error)) error {
 	var faults []error
@@ -53,7 +56,7 @@ func Probe(ctx context.Context, st storage.Store, prefix string, report func(Che
 		err := ErrNotPromised
 		if c.PromisedBy(st.Properties()) {
 			err = c.Try(ctx, st, fmt.Sprintf("%s%d/", prefix, i))
-			if err != nil {
+			if err != nil && !c.Spare {
 				faults = append(faults, fmt.Errorf("%s: %w", c.Name, err))
 			}
 		}

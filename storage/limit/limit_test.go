@@ -32,7 +32,9 @@ func (f *fakeTime) clock() time.Time {
 func (f *fakeTime) sleep(ctx context.Context, d time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.now = f.now.Add(d)
+	if ctx.Err() == nil {
+		f.now = f.now.Add(d)
+	}
 	return context.Cause(ctx)
 }
 
@@ -125,27 +127,48 @@ func TestARateIsSharedByAllWhoUseTheStore(t *testing.T) {
 }
 
 func TestContentFlowsEvenly(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		perSecond, size, burst int
+		pause                  time.Duration
+	}{
+		{8 * mib, 32 * mib, 8 * mib / 10, 101 * time.Millisecond},
+		{256 << 10, mib, 64 << 10, 101 * time.Millisecond},
+		{1 << 10, 100 << 10, 64 << 10, 4 * time.Second}, // a server does not take it for dead
+	} {
+		f := newTime()
+		start := f.clock()
+		last, sum := start, 0
+		st := limit.New(sink{mem.New(), func(n int) {
+			now := f.clock()
+			sum += n
+			if allowed := float64(tt.perSecond)*now.Sub(start).Seconds() + float64(tt.burst) + 1; float64(sum) > allowed {
+				t.Errorf("at %d/s there were %d bytes after %v, more than %.0f", tt.perSecond, sum, now.Sub(start), allowed)
+			}
+			if now.Sub(last) > tt.pause {
+				t.Errorf("at %d/s nothing came for %v", tt.perSecond, now.Sub(last))
+			}
+			last = now
+		}}, limit.Limits{Upload: int64(tt.perSecond), Clock: f.clock, Sleep: f.sleep})
+		must(t, st.Put(t.Context(), "a", storage.Bytes(make([]byte, tt.size)), storage.PutOptions{}))
+		if sum != tt.size {
+			t.Errorf("%d bytes came", sum)
+		}
+	}
+}
+
+func TestWhoGivesUpWaitingDoesNotMakeOthersWait(t *testing.T) {
 	f := newTime()
-	var arrivals []time.Time
-	var pieces []int
-	st := limit.New(sink{mem.New(), func(n int) { arrivals, pieces = append(arrivals, f.clock()), append(pieces, n) }},
-		limit.Limits{Upload: 8 << 20, Clock: f.clock, Sleep: f.sleep})
-	start := f.clock()
-	must(t, st.Put(t.Context(), "a", storage.Bytes(make([]byte, 32<<20)), storage.PutOptions{}))
-	sum := 0
-	for i, at := range arrivals {
-		sum += pieces[i]
-		allowed := 8*(1<<20)*at.Sub(start).Seconds() + 0.1*8*(1<<20)
-		if float64(sum) > allowed*1.001+1 {
-			t.Fatalf("after %v there were %d bytes, more than %.0f", at.Sub(start), sum, allowed)
-		}
-		if i > 0 && at.Sub(arrivals[i-1]) > 101*time.Millisecond {
-			t.Fatalf("nothing came for %v", at.Sub(arrivals[i-1]))
+	st := limit.New(mem.New(), limit.Limits{Requests: 1, Clock: f.clock, Sleep: f.sleep})
+	must(t, st.Delete(t.Context(), "a"))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10 {
+		if err := st.Delete(ended, "a"); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
 		}
 	}
-	if sum != 32<<20 || len(arrivals) < 40 {
-		t.Errorf("%d bytes in %d pieces", sum, len(arrivals))
-	}
+	within(t, "the next operation", f.took(func() { must(t, st.Delete(t.Context(), "a")) }), time.Second)
 }
 
 // sink tells of each piece that a Put reads.

@@ -32,7 +32,7 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 			break
 		}
 		if err := s.deleteIn(path, names[path]); err != nil {
-			faults = append(faults, fmt.Errorf("delete in %s: %w", s.location, err))
+			faults = append(faults, fmt.Errorf("delete in %s: %w", s.location, transient(err)))
 		}
 	}
 	return errors.Join(faults...)

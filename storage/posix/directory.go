@@ -221,7 +221,23 @@ func makeChild(dir *os.File, name string) (child *os.File, made bool, err error)
 		}
 		child, err = openChild(dir, name)
 	}
+	if errors.Is(err, unix.EACCES) && unmask(dir, name) {
+		child, err = openChild(dir, name)
+	}
 	return child, made, err
+}
+
+// unmask gives the directory name in dir, if it is marked as new, the permissions
+// that a umask kept from its owner, who could not open it otherwise; it tells
+// whether it did. That of another Put that is under way is as good. Only who may
+// write in dir could put a link in its place, and that is the owner.
+func unmask(dir *os.File, name string) bool {
+	st, err := statAt(dir, name)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&unix.S_ISVTX == 0 {
+		return false
+	}
+	mode := uint32(directoryMode | st.Mode&(unix.S_ISVTX|unix.S_ISGID))
+	return retryErr(func() error { return unix.Fchmodat(int(dir.Fd()), name, mode, 0) }) == nil
 }
 
 // mkdirAt makes the directory name in dir, marked by the sticky bit as not yet
@@ -289,6 +305,18 @@ func syncDirectory(dir *os.File, sync func(*os.File) error) error {
 		return fmt.Errorf("fsync directory: %w", err)
 	}
 	return nil
+}
+
+// transient adds ErrTransient to what network file systems say while their server
+// is away, restarts, or has forgotten a file that it finds again by its name. What
+// a disk says is not among it: after EIO, what can be read is not what was written.
+func transient(err error) error {
+	for _, passing := range []error{unix.ESTALE, unix.ETIMEDOUT, unix.EAGAIN} {
+		if errors.Is(err, passing) && !errors.Is(err, storage.ErrTransient) {
+			return fmt.Errorf("%w: %w", storage.ErrTransient, err)
+		}
+	}
+	return err
 }
 
 // noSpace adds ErrNoSpace to the error of a full file system or quota.

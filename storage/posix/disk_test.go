@@ -67,7 +67,7 @@ func eachDraft(t *testing.T, test func(t *testing.T, root string, st *Store)) {
 }
 
 func TestModesDoNotDependOnTheUmask(t *testing.T) {
-	for _, umask := range []int{0o000, 0o022, 0o077} {
+	for _, umask := range []int{0o000, 0o022, 0o077, 0o777} {
 		eachDraft(t, func(t *testing.T, root string, st *Store) {
 			defer unix.Umask(unix.Umask(umask))
 			mustPut(t, st, "a/b/c", "first")

@@ -3,6 +3,7 @@ package posix
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -161,6 +162,38 @@ func TestAFailedSyncFailsThePut(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestWhatANetworkFileSystemSaysMayPass(t *testing.T) {
+	for cause, want := range map[error]bool{
+		unix.ESTALE: true, unix.ETIMEDOUT: true, unix.EAGAIN: true,
+		unix.EIO: false, unix.ENOSPC: false, unix.EDQUOT: false, unix.EROFS: false, unix.EACCES: false, unix.ENXIO: false,
+	} {
+		st := openTest(t, t.TempDir(), false)
+		mustPut(t, st, "old", "x")
+		st.sync = func(f *os.File) error { return &fs.PathError{Op: "sync", Path: f.Name(), Err: cause} }
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &reader{ctx: t.Context(), file: file, content: io.NewSectionReader(failingFile{cause}, 0, 10)}
+		_, readErr := r.Read(make([]byte, 10))
+		for what, err := range map[string]error{
+			"put": st.Put(t.Context(), "a", storage.Bytes(nil), replacing), "put-if-absent": st.Put(t.Context(), "b", storage.Bytes(nil), ifAbsent),
+			"delete": st.Delete(t.Context(), "old"), "read": readErr, "an operation": st.fault("stat", "a", fmt.Errorf("stat x: %w", cause)),
+		} {
+			if !errors.Is(err, cause) || errors.Is(err, storage.ErrTransient) != want {
+				t.Errorf("%s that met %v gave %v, want it to be transient: %v", what, cause, err, want)
+			}
+		}
+		r.Close()
+	}
+}
+
+type failingFile struct{ err error }
+
+func (f failingFile) ReadAt([]byte, int64) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: "x", Err: f.err}
 }
 
 // needMount ends a test that cannot mount: as skipped where the environment says

@@ -179,7 +179,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.ctx.Err() != nil {
 		return 0, fmt.Errorf("read %s: %w", r.file.Name(), context.Cause(r.ctx))
 	}
-	return r.content.Read(p)
+	n, err := r.content.Read(p)
+	return n, transient(err)
 }
 
 func (r *reader) Close() error { return r.file.Close() }
@@ -231,5 +232,5 @@ func (s *Store) absence(err error) error {
 
 // fault names the operation, the key and the store in an error.
 func (s *Store) fault(operation, key string, err error) error {
-	return fmt.Errorf("%s %q in %s: %w", operation, key, s.location, noSpace(err))
+	return fmt.Errorf("%s %q in %s: %w", operation, key, s.location, transient(noSpace(err)))
 }

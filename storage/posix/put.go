@@ -32,9 +32,12 @@ func (s *Store) Put(ctx context.Context, key string, src storage.Source, o stora
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, errVanished) || attempt == putAttempts || s.alive() != nil {
-			return s.fault("put", key, err)
+		if errors.Is(err, errVanished) && attempt < putAttempts {
+			if err = s.alive(); err == nil {
+				continue
+			}
 		}
+		return s.fault("put", key, err)
 	}
 }
 

@@ -72,7 +72,7 @@ func (e *serverError) advice() string {
 		return "run 'pgbak repo check --probe' to see what this server cannot do."
 	case e.wrongRegion() && e.Region != "":
 		return "set s3.region to " + e.Region + "."
-	case e.wrongRegion():
+	case e.Status/100 == 3:
 		return "set s3.region and s3.endpoint to those of the bucket."
 	case e.Code == "" && wantsTLS(e.Status, e.text):
 		return "the server speaks TLS at this port: use https:// in s3.endpoint."

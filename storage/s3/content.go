@@ -39,6 +39,7 @@ func openContent(ctx context.Context, src storage.Source) (*content, error) {
 		err = storage.CopySource(ctx, sum, opened{r, c.size})
 	} else {
 		var kept bytes.Buffer
+		kept.Grow(int(c.size)) // less than MultipartFrom
 		err = storage.CopySource(ctx, io.MultiWriter(sum, &kept), opened{r, c.size})
 		c.r = bytes.NewReader(kept.Bytes())
 	}

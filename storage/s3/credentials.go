@@ -73,11 +73,11 @@ func (c *fileCredentials) Retrieve(context.Context) (aws.Credentials, error) {
 }
 
 // again reads the files whatever was known of them.
-func (c *fileCredentials) again(now time.Time) (aws.Credentials, error) {
+func (c *fileCredentials) again() (aws.Credentials, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state = [3]fileState{}
-	return c.look(now)
+	return c.look(c.clock())
 }
 
 func (c *fileCredentials) look(now time.Time) (aws.Credentials, error) {
@@ -172,7 +172,7 @@ func (i *identity) provider() aws.CredentialsProvider {
 
 // renew looks for other credentials when the server has rejected those that it got,
 // and notes in the error whether there are some.
-func (i *identity) renew(ctx context.Context, said *serverError, now time.Time) error {
+func (i *identity) renew(ctx context.Context, said *serverError) error {
 	if !said.rejectsCredentials() {
 		return said
 	}
@@ -182,7 +182,7 @@ func (i *identity) renew(ctx context.Context, said *serverError, now time.Time) 
 	var value aws.Credentials
 	var err error
 	if i.files != nil {
-		value, err = i.files.again(now)
+		value, err = i.files.again()
 	} else if cache, ok := i.chain.(*aws.CredentialsCache); ok && used.CanExpire {
 		cache.Invalidate()
 		value, err = cache.Retrieve(ctx)

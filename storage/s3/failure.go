@@ -83,7 +83,7 @@ func classify(err error) []error {
 	var credentials *credentialsError
 	var lookup *smithy.OperationError
 	if errors.As(err, &credentials) && !credentials.had &&
-		errors.As(err, &lookup) && lookup.Service() == "ec2imds" {
+		errors.As(credentials.cause, &lookup) && lookup.Service() == "ec2imds" {
 		return nil // not on an instance of AWS: nobody answers there, ever
 	}
 	if connectionMayRecover(err) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,9 +20,13 @@ import (
 func operations() map[string]func(context.Context, *Store) error {
 	large := storage.Bytes(bytes.Repeat([]byte("x"), 6<<20))
 	return map[string]func(context.Context, *Store) error{
-		"put":           func(ctx context.Context, s *Store) error { return s.Put(ctx, "new", storage.Bytes([]byte("new")), storage.PutOptions{}) },
-		"put if absent": func(ctx context.Context, s *Store) error { return s.Put(ctx, "absent", storage.Bytes([]byte("new")), storage.PutOptions{IfAbsent: true}) },
-		"put large":     func(ctx context.Context, s *Store) error { return s.Put(ctx, "large", large, storage.PutOptions{}) },
+		"put": func(ctx context.Context, s *Store) error {
+			return s.Put(ctx, "new", storage.Bytes([]byte("new")), storage.PutOptions{})
+		},
+		"put if absent": func(ctx context.Context, s *Store) error {
+			return s.Put(ctx, "absent", storage.Bytes([]byte("new")), storage.PutOptions{IfAbsent: true})
+		},
+		"put large": func(ctx context.Context, s *Store) error { return s.Put(ctx, "large", large, storage.PutOptions{}) },
 		"get": func(ctx context.Context, s *Store) error {
 			r, err := s.Get(ctx, "old", storage.Range{})
 			if err != nil {
@@ -161,5 +166,64 @@ func TestStalledServerIsATimeout(t *testing.T) {
 			t.Errorf("error %v, want ErrNotExist", err)
 		}
 		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+// steady is content that comes slowly and never stops for long.
+type steady struct{ pieces int }
+
+func (s steady) Size() int64 { return int64(s.pieces) * 1000 }
+
+func (s steady) Open() (io.ReadCloser, error) { return &trickle{left: s.pieces}, nil }
+
+type trickle struct{ left int }
+
+func (d *trickle) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		return 0, io.EOF
+	}
+	d.left--
+	time.Sleep(100 * time.Millisecond)
+	return copy(p, make([]byte, 1000)), nil
+}
+
+// Seek goes to the start, where a Put begins for the second time.
+func (d *trickle) Seek(int64, int) (int64, error) { d.left = 10; return 0, nil }
+
+func (d *trickle) Close() error { return nil }
+
+func TestASlowTransferIsNoStall(t *testing.T) {
+	stop := make(chan struct{})
+	defer close(stop)
+	server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.Method == http.MethodPut {
+			return
+		}
+		w.Header().Set("Content-Length", "10")
+		for range 9 {
+			_, _ = w.Write([]byte("x"))
+			w.(http.Flusher).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if strings.HasSuffix(r.URL.Path, "stalls") {
+			select {
+			case <-stop:
+			case <-r.Context().Done():
+			}
+		}
+		_, _ = w.Write([]byte("x"))
+	})
+	o := optionsFor(t, server, "bucket")
+	o.Timeouts.Stall = 600 * time.Millisecond // the transfers take more
+	s := open(t, o)
+	if err := s.Put(t.Context(), "key", steady{10}, storage.PutOptions{}); err != nil {
+		t.Error(err)
+	}
+	if b, err := storage.ReadAll(t.Context(), s, "slow", 10); err != nil || len(b) != 10 {
+		t.Errorf("read %q, error %v", b, err)
+	}
+	if b, err := storage.ReadAll(t.Context(), s, "stalls", 10); !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("read %q, error %v, want a transient one", b, err)
 	}
 }

@@ -37,7 +37,7 @@ func (s *Store) putLarge(ctx context.Context, key string, src storage.Source, o 
 			return err
 		}
 	}
-	u := &upload{store: s, key: key}
+	u := &upload{store: s, key: key, spare: make(chan []byte, partsAtOnce)}
 	if err := u.begin(ctx); err != nil {
 		return s.failed(ctx, "put", key, err)
 	}
@@ -60,6 +60,7 @@ type upload struct {
 	key   string
 	id    *string
 	parts []types.CompletedPart
+	spare chan []byte // of parts that were sent, to be used for the next
 }
 
 func (u *upload) begin(ctx context.Context) error {
@@ -97,7 +98,7 @@ func (u *upload) send(ctx context.Context, src storage.Source) error {
 		if !s.acquirePart(groupCtx) {
 			break
 		}
-		b := make([]byte, min(partSize, size-int64(i)*partSize))
+		b := u.buffer(partSize)[:min(partSize, size-int64(i)*partSize)]
 		if _, err := io.ReadFull(r, b); err != nil {
 			s.releasePart()
 			group.Go(func() error { return sourceFault(u.key, err) })
@@ -105,6 +106,7 @@ func (u *upload) send(ctx context.Context, src storage.Source) error {
 		}
 		group.Go(func() error {
 			defer s.releasePart()
+			defer func() { u.spare <- b[:cap(b)] }()
 			return u.sendPart(groupCtx, i, b)
 		})
 	}
@@ -123,6 +125,15 @@ func (u *upload) send(ctx context.Context, src storage.Source) error {
 	return nil
 }
 
+func (u *upload) buffer(size int64) []byte {
+	select {
+	case b := <-u.spare:
+		return b
+	default:
+		return make([]byte, size)
+	}
+}
+
 // sourceFault is a failure of the caller's content; it is marked so that nothing
 // takes it for one of the storage.
 func sourceFault(key string, err error) error {
@@ -135,7 +146,7 @@ func sourceFault(key string, err error) error {
 func (s *Store) acquirePart(ctx context.Context) bool {
 	select {
 	case s.parts <- struct{}{}:
-		return ctx.Err() == nil || func() bool { s.releasePart(); return false }()
+		return true
 	case <-ctx.Done():
 		return false
 	}
