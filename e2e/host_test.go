@@ -31,7 +31,8 @@ type host struct {
 	dir     string // holds all that follows, belongs to the server user
 	program string
 	config  string
-	repo    string // the repository's directory
+	repo    string  // the repository's directory
+	bucket  *bucket // where it is instead; nil for a directory
 	env     []string
 }
 
@@ -40,6 +41,7 @@ type host struct {
 type hostOptions struct {
 	cluster   pgtest.Options
 	encrypted bool
+	bucket    *bucket  // nil: the repository is in a directory
 	tags      []string // of the build of pgbak
 }
 
@@ -47,7 +49,7 @@ type hostOptions struct {
 // initialised.
 func newHost(t *testing.T, o hostOptions) *host {
 	t.Helper()
-	h := &host{dir: pgtest.TempDir(t), program: pgtest.BuildPgbak(t, o.tags...)}
+	h := &host{dir: pgtest.TempDir(t), program: pgtest.BuildPgbak(t, o.tags...), bucket: o.bucket}
 	h.config, h.repo = filepath.Join(h.dir, "pgbak.yaml"), filepath.Join(h.dir, "repo")
 	settings := map[string]string{
 		"archive_mode":              "on",
@@ -80,15 +82,19 @@ func newHost(t *testing.T, o hostOptions) *host {
 // configure writes the configuration.
 func (h *host) configure(t *testing.T, pgdata, connection, encryption string) {
 	t.Helper()
+	place := "url: file://" + h.repo
+	if h.bucket != nil {
+		place = h.bucket.settings()
+	}
 	h.write(t, "pgbak.yaml", fmt.Sprintf(`repositories:
   - name: local
-    url: file://%s%s
+    %s%s
 stanzas:
   - name: main
     pgdata: %s
     connection: %q
 processes: 2
-`, h.repo, encryption, pgdata, connection))
+`, place, encryption, pgdata, connection))
 }
 
 // write makes a file in the host's directory.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,12 +11,14 @@ import (
 
 	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
 )
 
 // job is the main job on one major: a cluster with everything that is hard to
 // back up, a full backup of it during traffic, and moments after that.
 type job struct {
 	*host
+	targets   []string
 	walLinked bool
 	full      taken
 	points    map[string]moment
@@ -30,23 +33,29 @@ func TestTheMainJob(t *testing.T) {
 	for _, major := range pgtest.Majors() {
 		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
 			t.Parallel()
-			j := newJob(t, major)
-			j.fill(t)
-			j.backUpDuringTraffic(t)
-			j.liveOn(t)
-			for _, target := range targetsOf(major) {
-				t.Run("restored to "+target, func(t *testing.T) { j.restoreTo(t, target) })
-			}
+			j := newJob(t, major, nil)
+			j.targets = targetsOf(major)
+			j.do(t)
 			t.Run("a second full adds almost nothing, and each restores without the other", j.secondFull)
 			t.Run("the promoted cluster archives, and both timelines can be restored", j.timelines)
 		})
 	}
 }
 
-func newJob(t *testing.T, major int) *job {
+// do is the part of the job that is the same wherever the repository is.
+func (j *job) do(t *testing.T) {
+	j.fill(t)
+	j.backUpDuringTraffic(t)
+	j.liveOn(t)
+	for _, target := range j.targets {
+		t.Run("restored to "+target, func(t *testing.T) { j.restoreTo(t, target) })
+	}
+}
+
+func newJob(t *testing.T, major int, b *bucket) *job {
 	t.Helper()
 	j := &job{walLinked: major == 14 || major == 18, points: map[string]moment{}}
-	o := hostOptions{encrypted: major%2 == 0, cluster: pgtest.Options{Major: major}}
+	o := hostOptions{bucket: b, encrypted: major%2 == 0, cluster: pgtest.Options{Major: major}}
 	if major == 16 {
 		o.cluster.SegmentSizeMB = 16
 	}
@@ -206,12 +215,12 @@ func (j *job) secondFull(t *testing.T) {
 		t.Errorf("the cluster has %d bytes only", b.DatabaseSize)
 	}
 	t.Logf("added %d bytes of %d (first: %d)", b.AddedSize, b.DatabaseSize, j.full.Backup.AddedSize)
-	manifest := func(l repo.Label) string { return filepath.Join(j.repo, "backups", "main", string(l)) }
 	all := []repo.Label{j.full.Backup.Label, third.Backup.Label, b.Label}
 	for _, keep := range []repo.Label{third.Backup.Label, b.Label} {
+		var hidden []func()
 		for _, l := range all {
 			if l != keep {
-				rename(t, manifest(l), filepath.Join(j.dir, string(l)))
+				hidden = append(hidden, hide(t, j.store(t), "backups/main/"+string(l)))
 			}
 		}
 		if left := j.backups(t); len(left) != 1 || left[0].Label != keep {
@@ -225,10 +234,30 @@ func (j *job) secondFull(t *testing.T) {
 			checkStructure(t, c)
 			c.Stop(t, "immediate")
 		}
-		for _, l := range all {
-			if l != keep {
-				rename(t, filepath.Join(j.dir, string(l)), manifest(l))
-			}
+		for _, back := range hidden {
+			back()
+		}
+	}
+}
+
+// hide takes an object away; what it returns puts it back.
+func hide(t *testing.T, st storage.Store, key string) (back func()) {
+	t.Helper()
+	r, err := st.Get(t.Context(), key, storage.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	content, err := io.ReadAll(r)
+	if err == nil {
+		err = st.Delete(t.Context(), key)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := st.Put(t.Context(), key, storage.Bytes(content), storage.PutOptions{IfAbsent: true}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -131,7 +131,7 @@ func TestAKilledBackupLeavesNoHalfBackup(t *testing.T) {
 	t.Parallel()
 	k := newKiller(t, nil)
 	first := k.backup(t).Backup.Label
-	st, s := mustOpen(t, k.repo)
+	st, s := k.mustOpen(t)
 	checked := map[repo.Label]bool{}
 	afterManifest := 0
 	strike := func(title string, kill func(args ...string) (outcome, bool)) {

@@ -24,13 +24,24 @@ func openStanza(ctx context.Context, st storage.Store) (*repo.Stanza, error) {
 	return r.Stanza(ctx, "main")
 }
 
-func mustOpen(t *testing.T, dir string) (storage.Store, *repo.Stanza) {
+// store is the storage of the host's repository, with nothing between.
+func (h *host) store(t *testing.T) storage.Store {
 	t.Helper()
-	st, err := posix.Open(dir)
+	if h.bucket != nil {
+		return h.bucket.store(t)
+	}
+	st, err := posix.Open(h.repo)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
+	return st
+}
+
+// mustOpen opens the host's repository, which is not encrypted.
+func (h *host) mustOpen(t *testing.T) (storage.Store, *repo.Stanza) {
+	t.Helper()
+	st := h.store(t)
 	s, err := openStanza(t.Context(), st)
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func TestABackupSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{})
 	t.Run("the first backup", func(t *testing.T) { h.failBackups(t, nil) })
-	st, _ := mustOpen(t, h.repo)
+	st, _ := h.mustOpen(t)
 	first, err := h.backUp(t.Context(), st)
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestABackupSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 // failBackups takes backups through all faults, each in a repository that holds
 // only the kept backups.
 func (h *host) failBackups(t *testing.T, kept map[repo.Label]bool) {
-	st, s := mustOpen(t, h.repo)
+	st, s := h.mustOpen(t)
 	clean := faulty.FailNth(st, 0)
 	if _, err := h.backUp(t.Context(), clean); err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestARestoreSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 	h.Exec(t, "CREATE TABLE later AS SELECT 1 AS n")
 	h.Query(t, "SELECT pg_create_restore_point('here')")
 	switchWAL(t, h.Cluster)
-	st, _ := mustOpen(t, h.repo)
+	st, _ := h.mustOpen(t)
 	base := memoryDir(t, 1<<30)
 	into := func(st storage.Store) (string, error) {
 		dir, err := os.MkdirTemp(base, "restore-")
@@ -214,7 +214,7 @@ func TestARestoreSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 func TestAPushSurvivesTheFaultOfAnyStorageOperation(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{cluster: pgtest.Options{Config: map[string]string{"archive_command": "false", "wal_keep_size": "100MB"}}})
-	_, s := mustOpen(t, h.repo)
+	_, s := h.mustOpen(t)
 	h.Exec(t, "CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 10000) n")
 	name := h.Query(t, "SELECT pg_walfile_name(pg_switch_wal())")
 	path := filepath.Join(h.DataDir, "pg_wal", name)

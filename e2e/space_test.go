@@ -97,7 +97,7 @@ func TestABackupIntoAFullRepositorySaysSoAndTheNextOneSucceeds(t *testing.T) {
 	h.expect(t, codeOK, "check") // WAL arrives again, without a hand being laid on
 	mount(t, filepath.Dir(h.repo), 512<<20, syscall.MS_REMOUNT)
 	b := h.backup(t)
-	_, s := mustOpen(t, h.repo)
+	_, s := h.mustOpen(t)
 	if err := readBackup(t.Context(), s, b.Backup.Label); err != nil {
 		t.Error(err)
 	}

@@ -152,7 +152,8 @@ func Open(ctx context.Context, st storage.Store, o Options) (*Repository, error)
 	if err != nil {
 		return nil, err
 	}
-	if !c.ConditionalPut {
+	if !c.ConditionalPut && st.Properties().ConditionalPut {
+		// The driver's word against what init has seen.
 		st = lookfirst.New(st)
 	}
 	r := &Repository{store: st, config: c, o: o}

@@ -3,7 +3,7 @@
 #
 # They go to $PGBAK_TEST_CACHE/s3, by default /var/cache/pgbak/s3 for root and ${XDG_CACHE_HOME:-~/.cache}/pgbak/s3 for everyone
 # else; internal/s3test looks there. What is there in the right version is left alone, which takes a fraction of a second.
-# The first time takes some minutes: both are compiled, from about 1 GB of modules.
+# The first time takes some minutes, as both are compiled.
 set -euo pipefail
 umask 022
 

@@ -1,6 +1,7 @@
 package s3test
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync/atomic"
@@ -40,14 +41,14 @@ func (l *slowListener) carry(to io.WriteCloser, from io.Reader, accepted time.Ti
 	under := make(chan parcel, 2048)
 	go func() {
 		defer close(under)
+		buffer := make([]byte, 64<<10)
 		for {
-			buffer := make([]byte, 64<<10)
 			n, err := from.Read(buffer)
 			due := time.Now()
 			if due.Before(accepted) {
 				due = accepted
 			}
-			under <- parcel{buffer[:n], due.Add(time.Duration(l.latency.Load() / 2))} // the end travels as bytes do
+			under <- parcel{bytes.Clone(buffer[:n]), due.Add(time.Duration(l.latency.Load() / 2))} // the end travels as bytes do
 			if err != nil {
 				return
 			}
