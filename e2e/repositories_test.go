@@ -78,7 +78,7 @@ func TestABackupInTwoRepositoriesIsRestoredFromEach(t *testing.T) {
 	h := newTwoRepositories(t)
 	h.Exec(t, "CREATE EXTENSION amcheck")
 	h.Exec(t, "CREATE TABLE t AS SELECT n, md5(n::text) AS word FROM generate_series(1, 100000) n; CREATE INDEX ON t (word)")
-	local, _ := mustOpen(t, h.repo)
+	local, _ := h.mustOpen(t)
 	_, remote := h.openRemote(t)
 	want := committed(t, h.Cluster)
 	var added [2]int64
@@ -118,7 +118,7 @@ func TestABackupInTwoRepositoriesIsRestoredFromEach(t *testing.T) {
 func TestARepositoryThatIsLostDoesNotCostTheBackupInTheOther(t *testing.T) {
 	t.Parallel()
 	h := newTwoRepositories(t)
-	local, s := mustOpen(t, h.repo)
+	local, s := h.mustOpen(t)
 	remoteStore, remote := h.openRemote(t)
 	clean := faulty.FailNth(local, 0)
 	if _, err := h.backUpBoth(t, clean, remote); err != nil {
@@ -175,7 +175,7 @@ func TestARepositoryThatIsLostDoesNotCostTheBackupInTheOther(t *testing.T) {
 func TestARepositoryOfAnotherClusterOrWithoutWALFailsAlone(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{})
-	local, s := mustOpen(t, h.repo)
+	local, s := h.mustOpen(t)
 	otherCluster, otherPages := s.Current(), s.Current()
 	otherCluster.SystemID++
 	otherPages.BlockSize *= 2
