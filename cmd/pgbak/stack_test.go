@@ -24,11 +24,11 @@ func TestHowLongACommandGoesOnTrying(t *testing.T) {
 		attempts int
 		time     time.Duration
 	}{
-		{"backup", retryConfig{}, 12, 5 * time.Minute},
-		{"restore", retryConfig{}, 12, 5 * time.Minute},
-		{archiveGetName, retryConfig{}, 12, 2 * time.Minute},
-		{archivePushName, retryConfig{}, 12, 30 * time.Second},
-		{archivePushName, retryConfig{Time: "1h"}, 12, time.Hour},
+		{"backup", retryConfig{}, 40, 5 * time.Minute},
+		{"restore", retryConfig{}, 40, 5 * time.Minute},
+		{archiveGetName, retryConfig{}, 40, 2 * time.Minute},
+		{archivePushName, retryConfig{}, 40, 30 * time.Second},
+		{archivePushName, retryConfig{Time: "1h"}, 40, time.Hour},
 		{archiveGetName, retryConfig{Attempts: &two}, 2, 2 * time.Minute},
 		{"backup", retryConfig{Attempts: &two, Time: "7s"}, 2, 7 * time.Second},
 	} {
