@@ -179,9 +179,10 @@ func (ds *destinations) together(ctx context.Context, step func(d *destination) 
 	return ds.left()
 }
 
-// judge drops a repository for which a step has failed, unless all are to end.
+// judge drops a repository for which a step has failed, unless all are to end;
+// a full one is dropped even then, because it is to be cleared.
 func (ds *destinations) judge(ctx context.Context, d *destination, err error) error {
-	if err != nil && ctx.Err() == nil {
+	if err != nil && (ctx.Err() == nil || errors.Is(err, storage.ErrNoSpace)) {
 		ds.fail(ctx, d, err)
 		return nil
 	}

@@ -1,10 +1,11 @@
-// Package backup takes base backups of a PostgreSQL cluster into a repository.
+// Package backup takes base backups of a PostgreSQL cluster into one or more
+// repositories.
 //
 // [Run] is the whole of it, as a list of steps: connect, compare the cluster
 // with the stanza, prove that WAL reaches the repository, pin, pg_backup_start,
 // wait until its checkpoint stands in the files, copy, pg_control,
-// pg_backup_stop, wait for every WAL segment from start to stop, and put the
-// manifest: from then on the backup exists.
+// pg_backup_stop, wait for every WAL segment from start to stop, prove it, and
+// put the manifest: from then on the backup exists.
 //
 // Copying is a pipeline that keeps the order of the walk and whose memory is
 // proportional to the number of workers:
@@ -15,9 +16,21 @@
 // the work is spread evenly whatever the sizes of the files, and packs hold
 // the content in the order in which a restore reads it.
 //
+// With several repositories all of that is done once, but for what is a
+// repository's own: its label and parent, sealing, packs and uploads, its WAL,
+// its manifest. Content is hashed and compressed once for those that want it
+// alike (repo.Framers). The backups end at the same point in WAL, and a
+// repository that fails leaves the others to go on without it. Memory is
+// bounded, so a repository that stores slowly holds up all.
+//
+// The memory of a run is 2 * processes + 2 batches of 1 MiB of plain content,
+// each with 9/8 MiB for every way of compressing, and for each repository
+// packs of 33 MiB: as many as may be on their way (2 on a local disk, else 4)
+// and the one that is being filled. Proving WAL takes two segments.
+//
 // What a backup promises: every page checksum was verified, and a page that
 // fails twice with the same bytes is reported and does not stop the backup;
-// nothing is reported as a success before the WAL that it needs is in the
+// nothing is reported as a success before the WAL that it needs is in its
 // repository. What it does not: the files are copied while the server writes
 // to them, so they are consistent only after recovery has replayed that WAL.
 package backup

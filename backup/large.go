@@ -57,8 +57,11 @@ func (l *largeFile) send(ctx context.Context) error {
 	count := (l.size + chunk - 1) / chunk
 	l.open.Store(int32(count) + 1)
 	defer l.close() // the dispatcher's own hold
-	for _, d := range l.c.to.all {
-		l.writers = append(l.writers, d.writer.BeginFile())
+	l.writers = make([]*repo.FileWriter, len(l.c.to.all))
+	for i, d := range l.c.to.all {
+		if !d.failed.Load() { // else it may have no writer, and nothing is asked of it any more
+			l.writers[i] = d.writer.BeginFile()
+		}
 	}
 	for n := range count {
 		offset := n * chunk

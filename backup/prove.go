@@ -100,12 +100,16 @@ const fewSegments = 8
 // memory of two segments.
 func (r *run) proveWAL(ctx context.Context) error {
 	return r.to.each(ctx, func(_ int, d *destination) error {
-		files := r.neededWAL()
-		if len(files) > fewSegments && !d.Stanza.Repository().Store().Properties().CheapReads {
-			files = []postgres.WALFile{files[0], files[len(files)-1]}
-		}
-		return r.proveWALIn(d, files)
+		cheap := d.Stanza.Repository().Store().Properties().CheapReads
+		return r.proveWALIn(d, segmentsToProve(r.neededWAL(), cheap))
 	})
+}
+
+func segmentsToProve(needed []postgres.WALFile, cheap bool) []postgres.WALFile {
+	if cheap || len(needed) <= fewSegments {
+		return needed
+	}
+	return []postgres.WALFile{needed[0], needed[len(needed)-1]}
 }
 
 func (r *run) proveWALIn(d *destination, files []postgres.WALFile) error {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,5 +35,29 @@ func TestABackupLabelThatStartsElsewhereIsRefused(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		})
+	}
+}
+
+func TestFewSegmentsAreProvedWholeWhateverReadsCost(t *testing.T) {
+	id := repo.Identity{SegmentSize: 16 << 20}
+	for _, c := range []struct {
+		title  string
+		needed int
+		cheap  bool
+		want   []uint64
+	}{
+		{"one", 1, false, []uint64{3}},
+		{"few", 8, false, []uint64{3, 4, 5, 6, 7, 8, 9, 10}},
+		{"many", 9, false, []uint64{3, 11}},
+		{"many, and reads are cheap", 9, true, []uint64{3, 4, 5, 6, 7, 8, 9, 10, 11}},
+	} {
+		start := postgres.LSN(3 * id.SegmentSize)
+		var got []uint64
+		for _, f := range segmentsToProve(walFiles(id, 1, start, start+postgres.LSN(int64(c.needed)*id.SegmentSize)), c.cheap) {
+			got = append(got, f.Segment)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: segments %v, want %v", c.title, got, c.want)
+		}
 	}
 }

@@ -305,3 +305,50 @@ func TestWhenNoRepositoryIsLeftTheRunFailsWithAllReasons(t *testing.T) {
 		t.Errorf("of a single repository: error %v, results %+v", err, results)
 	}
 }
+
+// TestUploadsOfARunThatFailedAreToldToEnd begins uploads that would hang for good,
+// and fails one repository for another reason, the other with the whole run.
+func TestUploadsOfARunThatFailedAreToldToEnd(t *testing.T) {
+	ctx := t.Context()
+	hanging := make(chan struct{}, 2)
+	hang := func(p place) Repository {
+		p.open(t)
+		p.store = faulty.New(p.store, func(ctx context.Context, op faulty.Op) error {
+			if !strings.HasPrefix(op.Key, "packs/") {
+				return nil
+			}
+			hanging <- struct{}{}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}, nil)
+		return p.open(t)
+	}
+	o := Options{Repositories: []Repository{hang(place{"one", "zstd", "", mem.New()}), hang(place{"two", "zstd", "", mem.New()})}}.withDefaults()
+	to := newDestinations(ctx, o)
+	if err := to.together(ctx, func(d *destination) error { return d.begin(o, testPage) }); err != nil {
+		t.Fatal(err)
+	}
+	own, whole := errors.New("its own reason"), errors.New("the reason of the run")
+	err := to.each(ctx, func(i int, d *destination) error {
+		framer, err := d.Stanza.Repository().NewFramer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.writer.AddLate(framer, []repo.File{{Path: controlPath, Type: repo.TypeFile}}, [][]byte{[]byte("content")}); err != nil {
+			t.Fatal(err)
+		}
+		<-hanging
+		if i == 0 {
+			return own
+		}
+		return nil
+	})
+	if err != nil || to.first().Name != "two" {
+		t.Fatalf("one that failed of two: %v", err)
+	}
+	to.close(ctx)
+	results, err := to.results(whole)
+	if !errors.Is(err, own) || !errors.Is(err, whole) || !errors.Is(results[0].Err, own) || errors.Is(results[0].Err, whole) || !errors.Is(results[1].Err, whole) {
+		t.Errorf("error %v, results %+v", err, results)
+	}
+}

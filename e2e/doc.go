@@ -18,6 +18,7 @@
 //	transient_test.go  the main job on a storage that fails now and then
 //	operation_test.go  every storage operation fails once, or loses its answer
 //	law_test.go        what must hold of the repository after every fault
+//	several_test.go    several repositories at once, and the loss of one of them
 //	kill_test.go       SIGKILL at every storage operation and at random moments
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
 //	space_test.go      full disks

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Parent is an earlier backup whose frames a new one may share: pinned by the
@@ -13,7 +15,7 @@ type Parent struct {
 	backup  *Backup
 	footers *footerCache
 	next    func() (File, error, bool)
-	stop    func()
+	endList func()
 	current File
 	valid   bool
 	maps    mapBlockCache
@@ -24,10 +26,16 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup) *Parent {
-	p := &Parent{backup: b, footers: newFooterCache(b.stanza.repo)}
-	p.next, p.stop = iter.Pull2(b.Files(ctx))
+	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
+	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	return p
+}
+
+// stop ends what is under way for the parent, and waits for it.
+func (p *Parent) stop() {
+	p.endList()
+	p.footers.stop()
 }
 
 // Label is the parent's label.
@@ -134,41 +142,115 @@ func (f *ParentFile) member(ctx context.Context) (frameRef, uint32, ContentID, b
 }
 
 // footerCache keeps the footers used last. Backups are walked in the order in
-// which they were written, so a few are enough.
+// which they were written, so a few are enough. On a store whose reads are not
+// cheap it reads ahead: when a pack is first asked for, those that follow it in
+// the parent's table, which is in the order of first use.
 type footerCache struct {
 	repo *Repository
 	mu   sync.Mutex
 	byID map[packID]*footerEntry
 	used []packID // oldest first
+
+	ctx    context.Context // of reading ahead
+	cancel context.CancelFunc
+	ahead  errgroup.Group
+	order  []packUse
+	place  map[packID]int // in order; nil when nothing is read ahead
 }
 
 type footerEntry struct {
-	once   sync.Once
+	done   chan struct{} // closed when it was read
+	asked  bool
 	footer *footer
 	err    error
 }
 
-const footersKept = 24
+const (
+	footersKept  = 24 // each below 1 MiB, most of them far below
+	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
+)
 
-func newFooterCache(r *Repository) *footerCache {
-	return &footerCache{repo: r, byID: map[packID]*footerEntry{}}
+func newFooterCache(ctx context.Context, b *Backup) *footerCache {
+	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.ahead.SetLimit(footersAhead)
+	if c.repo.store.Properties().CheapReads {
+		return c
+	}
+	c.order, c.place = b.tables.packs, make(map[packID]int, len(b.tables.packs))
+	for i, p := range c.order {
+		c.place[p.id] = i
+	}
+	return c
+}
+
+// stop ends reading ahead.
+func (c *footerCache) stop() {
+	c.mu.Lock()
+	c.place = nil
+	c.mu.Unlock()
+	c.cancel()
+	_ = c.ahead.Wait()
 }
 
 func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	c.mu.Lock()
 	e, ok := c.byID[id]
 	if !ok {
-		e = &footerEntry{}
-		c.byID[id] = e
-		c.used = append(c.used, id)
-		if len(c.used) > footersKept {
-			delete(c.byID, c.used[0])
-			c.used = c.used[1:]
-		}
+		e = &footerEntry{done: make(chan struct{})}
+		c.keep(id, e)
 	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-footersKept/2 {
 		c.used = append(slices.Delete(c.used, n, n+1), id)
 	}
+	if !e.asked {
+		e.asked = true
+		c.readAhead(id)
+	}
 	c.mu.Unlock()
-	e.once.Do(func() { e.footer, e.err = c.repo.readFooter(ctx, id) })
-	return e.footer, e.err
+	if !ok {
+		c.read(ctx, id, e)
+	}
+	select {
+	case <-e.done:
+		return e.footer, e.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (c *footerCache) keep(id packID, e *footerEntry) {
+	c.byID[id] = e
+	c.used = append(c.used, id)
+	if len(c.used) > footersKept {
+		delete(c.byID, c.used[0])
+		c.used = c.used[1:]
+	}
+}
+
+// readAhead begins to read the footers behind that of id. What fails is told to
+// who asks for it, if anybody does.
+func (c *footerCache) readAhead(id packID) {
+	at, ok := c.place[id]
+	if !ok {
+		return
+	}
+	for _, p := range c.order[at+1 : min(at+1+footersAhead, len(c.order))] {
+		if _, ok := c.byID[p.id]; ok {
+			continue
+		}
+		e := &footerEntry{done: make(chan struct{})}
+		if !c.ahead.TryGo(func() error {
+			c.read(c.ctx, p.id, e)
+			return nil
+		}) {
+			return // enough are on their way
+		}
+		c.keep(p.id, e)
+	}
+}
+
+// read is for who has made the entry.
+func (c *footerCache) read(ctx context.Context, id packID, e *footerEntry) {
+	defer close(e.done)
+	e.footer, e.err = c.repo.readFooter(ctx, id)
 }

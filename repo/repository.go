@@ -14,6 +14,7 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo/codec"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/lookfirst"
 )
 
 // Options say how a repository is opened. Clock is required.
@@ -88,20 +89,25 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 	if err := refuseRemains(ctx, st); err != nil {
 		return nil, err
 	}
+	conditional := st.Properties().ConditionalPut
+	puts := st
+	if !conditional {
+		puts = lookfirst.New(st)
+	}
 	id, err := ulid.New(ulid.Timestamp(o.Clock()), o.Random)
 	if err != nil {
 		return nil, fmt.Errorf("make a repository id: %w", err)
 	}
 	c := Config{FormatVersion: FormatVersion, ID: id.String(), Created: o.Clock().UTC().Truncate(time.Second),
-		IDAlgorithm: IDBlake3, Encryption: EncryptionNone, ConditionalPut: st.Properties().ConditionalPut}
+		IDAlgorithm: IDBlake3, Encryption: EncryptionNone, ConditionalPut: conditional}
 	if o.Passphrase != nil {
 		c.Encryption = EncryptionGCM
-		if err := createKeys(ctx, st, c, id, o); err != nil {
+		if err := createKeys(ctx, puts, c, id, o); err != nil {
 			return nil, err
 		}
 	}
 	// The configuration is the commit point: keys before it belong to no repository until it is there.
-	err = putDocument(ctx, st, configKey, configFormat, c, storage.PutOptions{IfAbsent: true})
+	err = putDocument(ctx, puts, configKey, configFormat, c, storage.PutOptions{IfAbsent: true})
 	if err != nil && !errors.Is(err, storage.ErrExist) {
 		return nil, fmt.Errorf("create repository: %w", err)
 	}
@@ -145,6 +151,10 @@ func Open(ctx context.Context, st storage.Store, o Options) (*Repository, error)
 	c, digest, err := readConfig(ctx, st)
 	if err != nil {
 		return nil, err
+	}
+	if !c.ConditionalPut && st.Properties().ConditionalPut {
+		// The driver's word against what init has seen.
+		st = lookfirst.New(st)
 	}
 	r := &Repository{store: st, config: c, o: o}
 	location := st.Properties().Location

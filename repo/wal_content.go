@@ -75,7 +75,7 @@ func readStart(src storage.Source, n int64) ([]byte, error) {
 		return nil, err
 	}
 	defer in.Close()
-	b := make([]byte, n)
+	b := newLargeBuffer(n)
 	if got, err := io.ReadFull(in, b); err != nil {
 		return nil, fmt.Errorf("it ends after %d of %d bytes: %w", got, src.Size(), err)
 	}

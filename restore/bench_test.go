@@ -37,7 +37,7 @@ func BenchmarkRestoreOfSmallFiles(b *testing.B) {
 	}
 	s := testStanza(b, st)
 	for _, n := range []uint64{2, 3} {
-		if _, err := s.PutWAL(ctx, s.Current(), postgres.WALFile{Timeline: 1, Segment: n}, storage.Bytes(text(smallWAL, n))); err != nil {
+		if _, err := s.PutWAL(ctx, s.Current(), postgres.WALFile{Timeline: 1, Segment: n}, repo.NewWALContent(storage.Bytes(text(smallWAL, n)))); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +32,12 @@ func (a *app) backupCommand() *cobra.Command {
 		Short: "Take a base backup of the running cluster",
 		Long: `backup copies the cluster in pgdata into the repository while the server runs,
 verifies the checksum of every page, and ends only when all WAL that the backup
-needs is in the repository.`,
+needs is in the repository.
+
+It goes to the first configured repository, to the one named by --repo, or with
+--repo all to every one, for which the cluster is read only once. A repository
+that fails does not keep the backup from the others; the command then ends with
+the code of the failure and says which repositories have a backup.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -67,61 +74,92 @@ func (f backupFlags) check() error {
 	return nil
 }
 
-// backupResult is the output of backup; docs/json.md describes it.
-type backupResult struct {
-	Backup   backupInfo `json:"backup"`
-	Warnings []string   `json:"warnings"`
-}
-
 func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	sel, err := a.selected()
 	if err != nil {
 		return err
 	}
+	if a.repositoryName() == "" {
+		sel.repositories = sel.repositories[:1]
+	}
 	id, err := clusterIdentity(sel.stanza)
 	if err != nil {
-		return err
-	}
-	into, err := a.openStanza(cmd.Context(), sel.repositories[0], sel.stanza.Name, toWrite)
-	if err != nil {
-		return err
-	}
-	if err := sameCluster(into, sel.stanza, id); err != nil {
 		return err
 	}
 	annotations, err := parseAnnotations(f.annotations)
 	if err != nil {
 		return &usageError{err: err, command: cmd.CommandPath()}
 	}
+	outcomes := a.openForBackup(cmd.Context(), sel, id)
+	into, err := backupTargets(outcomes)
+	if len(into) == 0 {
+		return err
+	}
 	// Most of the heap is buffers that live as long as the backup: at the usual
 	// 100 % the collector would let as much garbage gather again.
 	debug.SetGCPercent(25)
 	p := a.newProgress("backup")
-	result, err := backup.Run(cmd.Context(), backup.Options{
-		Repositories: []backup.Repository{{Name: sel.repositories[0].Name, Stanza: into.stanza}}, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
+	result, runErr := backup.Run(cmd.Context(), backup.Options{
+		Repositories: into, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
 		Type: repo.BackupType(f.typ), StartFast: f.startFast, ArchiveTimeout: f.timeout, Log: a.log, Clock: a.clock,
 		Version: version, Annotations: annotations, Exclude: f.exclude,
 		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, 0) },
 	})
 	p.end()
-	if err != nil {
+	err = join(err, runErr)
+	out := newBackupResult(outcomes, result)
+	if out.Backup == nil {
 		return err
 	}
-	// A backup that has succeeded has waited for its WAL.
-	out := backupResult{Backup: newBackupInfo(repo.BackupInfo{Label: result.Backups[0].Header.Label, Header: result.Backups[0].Header}, true), Warnings: []string{}}
-	// The run has logged them already, each when it came up.
-	out.Warnings = append(out.Warnings, result.Warnings...)
-	return f.output.print(a, out, out.text)
+	return errors.Join(f.output.print(a, out, out.text), err)
 }
 
-func (r backupResult) text() string {
-	b := r.Backup
-	s := fmt.Sprintf("backup %s: %s in %d files, %s added to the repository (%s with what it shares), %s\n",
-		b.Label, sizeText(b.DatabaseSize), b.Files, sizeText(b.AddedSize), sizeText(b.StoredSize), durationText(seconds(b.Seconds)))
-	if b.PageErrorCount > 0 {
-		s += fmt.Sprintf("page errors: %d ('pgbak info --set %s' lists them)\n", b.PageErrorCount, b.Label)
+// backupOutcome is what became of the backup in one repository: where it could
+// not be opened, why; else what backup.Run says, in the order of its options.
+type backupOutcome struct {
+	opened
+	err error
+}
+
+// openForBackup opens the selected repositories at the same time. One that
+// cannot be opened does not keep the backup from the others.
+func (a *app) openForBackup(ctx context.Context, sel selection, id repo.Identity) []backupOutcome {
+	outcomes := make([]backupOutcome, len(sel.repositories))
+	var opening sync.WaitGroup
+	for i, rc := range sel.repositories {
+		opening.Go(func() {
+			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
+			if err == nil {
+				err = sameCluster(o, sel.stanza, id)
+			}
+			o.repository = rc
+			outcomes[i] = backupOutcome{o, err}
+		})
 	}
-	return s
+	opening.Wait()
+	return outcomes
+}
+
+// backupTargets are the repositories that were opened; the error is that of the others.
+func backupTargets(outcomes []backupOutcome) (targets []backup.Repository, err error) {
+	for _, o := range outcomes {
+		if o.err == nil {
+			targets = append(targets, backup.Repository{Name: o.repository.Name, Stanza: o.stanza})
+		}
+		err = join(err, o.err)
+	}
+	return targets, err
+}
+
+// join keeps a single error what it is, so that its text has no frills.
+func join(a, b error) error {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return fmt.Errorf("%w; %w", a, b)
 }
 
 // parseAnnotations reads repeated KEY=VALUE.

@@ -85,17 +85,24 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 		return err
 	}
 	o.Processes, o.Log, o.Clock = sel.processes, a.log, a.clock
-	source, plan, err := a.chooseRepository(cmd.Context(), sel, o)
+	source, err := a.chooseRepository(cmd.Context(), sel, o)
 	if err != nil {
 		return err
 	}
 	o.Stanza = source.stanza
+	plan := source.plan
 	a.log.Info("restoring from repository "+source.repository.Name, "location", plan.Repository, "backup", plan.Backup.Label)
 	if f.planOnly {
 		planned := planResult{plan, source.repository.Name}
-		return f.output.print(a, planned, func() string { return fromRepository(source, plan) + plan.String() })
+		return f.output.print(a, planned, func() string { return source.text() + plan.String() })
 	}
-	if o.RestoreCommand, err = a.restoreCommandSetting(sel, plan.Backup.Identity); err != nil {
+	asked := a.repositoryName()
+	if source.alone {
+		asked = source.repository.Name
+		a.log.Warn("restore_command names this repository alone, because another one could not be read: WAL that only the other one has is not replayed",
+			"repository", asked)
+	}
+	if o.RestoreCommand, err = restoreCommandSetting(sel, asked, plan.Backup.Identity); err != nil {
 		return err
 	}
 	p := a.newProgress("restore")
@@ -105,7 +112,7 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	return f.output.print(a, restoreResult{result, source.repository.Name}, func() string { return fromRepository(source, plan) + restoreText(result) })
+	return f.output.print(a, restoreResult{result, source.repository.Name}, func() string { return source.text() + restoreText(result) })
 }
 
 // planResult and restoreResult are the output of restore; docs/json.md describes it.
@@ -119,8 +126,8 @@ type restoreResult struct {
 	RepositoryName string `json:"repository-name"`
 }
 
-func fromRepository(source opened, plan *restore.Plan) string {
-	return fmt.Sprintf("from repository %s (%s)\n", source.repository.Name, plan.Repository)
+func (s restoreSource) text() string {
+	return fmt.Sprintf("from repository %s (%s)\n", s.repository.Name, s.plan.Repository)
 }
 
 // options turns the flags into what restore understands, and gives notes for
@@ -184,15 +191,15 @@ const crashGuard = `trap 'if [ $? -eq 2 ]; then [ -e standby.signal ] && exit 75
 
 // restoreCommandSetting is the restore_command of the restored server. It
 // names everything in full, for the server has another working directory and
-// another environment.
-func (a *app) restoreCommandSetting(sel selection, id repo.Identity) (string, error) {
+// another environment. All repositories are asked if repository is "" or "all".
+func restoreCommandSetting(sel selection, repository string, id repo.Identity) (string, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find out where pgbak is installed: %w", err)
 	}
 	words := []string{program, "--config", sel.config.path, "--stanza", sel.stanza.Name}
-	if name := a.repositoryName(); name != "" && name != allRepositories {
-		words = append(words, "--repo", name)
+	if repository != "" && repository != allRepositories {
+		words = append(words, "--repo", repository)
 	}
 	for i, w := range words {
 		// PostgreSQL replaces %f and %p, and makes one % of two.

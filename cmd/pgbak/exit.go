@@ -47,7 +47,7 @@ func exitMeanings() []exitMeaning {
 		{exitDamaged, "damaged content in the repository"},
 		{exitStorage, "the repository's storage failed or is full"},
 		{exitRestoreRefused, "restore refused before anything was written: the target cannot be reached, the backup does not exist, or the directory is not empty or in use"},
-		{exitCheckFailed, "check found a problem"},
+		{exitCheckFailed, "check or repo check found a problem"},
 		{exitWALRefused, "archive-push refused the file: it is foreign, misnamed or torn, or another content is archived under its name"},
 		{exitStandbyTrouble, "archive-get on a standby: trouble; the standby asks again"},
 		{exitInterrupted, "interrupted (SIGINT); archive-push exits 1 instead"},

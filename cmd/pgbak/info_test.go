@@ -136,7 +136,7 @@ func TestTheDocumentationNamesEveryFieldOfTheJSON(t *testing.T) {
 	repositories := repoCheckResult{Repositories: []repoCheckInfo{{RoundTrip: 1, Format: 1, ID: "x", Encryption: "none", ConditionalPut: &conditional,
 		Promises: []promiseResult{{Error: "x"}}, Error: "x", Hint: "x"}}}
 	for _, v := range []any{sampleInfo(t), repositories, checkResult{Repositories: []checkRepository{{WALSegment: "x"}}, Problems: []checkProblem{{Hint: "x"}}},
-		backupResult{Warnings: []string{"x"}}} {
+		backupResult{Backups: []repositoryBackup{{Error: "x"}}, Warnings: []string{"x"}}, planResult{}, restoreResult{RepositoryName: "x"}} {
 		packed, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

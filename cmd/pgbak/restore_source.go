@@ -10,15 +10,24 @@ import (
 	"github.com/pgbak/pgbak/restore"
 )
 
+// restoreSource is the repository that a restore is from.
+type restoreSource struct {
+	opened
+	plan *restore.Plan
+	// alone says that another repository could not answer, so that recovery must
+	// not ask it: at the end of WAL it would stop there and not end.
+	alone bool
+}
+
 // chooseRepository asks the selected repositories in order, each opened when its
 // turn comes, and takes the first one from which the target can be reached. Why
 // others before it were passed over is a warning; if none is left, the reasons
 // of all are the error.
-func (a *app) chooseRepository(ctx context.Context, sel selection, o restore.Options) (opened, *restore.Plan, error) {
+func (a *app) chooseRepository(ctx context.Context, sel selection, o restore.Options) (restoreSource, error) {
 	var passed []error
 	for _, rc := range sel.repositories {
-		source, err := a.openStanza(ctx, rc, sel.stanza.Name, toRead)
 		var plan *restore.Plan
+		source, err := a.openStanza(ctx, rc, sel.stanza.Name, toRead)
 		if err == nil {
 			o.Stanza = source.stanza
 			if plan, err = restore.MakePlan(ctx, o); err != nil {
@@ -27,14 +36,16 @@ func (a *app) chooseRepository(ctx context.Context, sel selection, o restore.Opt
 		}
 		// Unfit directories are unfit whatever the repository; the target can be reached.
 		if err == nil || ctx.Err() != nil || errors.Is(err, restore.ErrDirectory) {
+			alone := false
 			for _, p := range passed {
 				a.log.Warn("a repository was passed over", "reason", oneLine(p.Error()))
+				alone = alone || generalCode(p) != exitRestoreRefused
 			}
-			return source, plan, err
+			return restoreSource{source, plan, alone}, err
 		}
 		passed = append(passed, err)
 	}
-	return opened{}, nil, noSource(passed)
+	return restoreSource{}, noSource(passed)
 }
 
 // noneLeads is the error when no repository leads to the target: it tells all

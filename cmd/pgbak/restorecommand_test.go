@@ -28,9 +28,8 @@ func TestTheTextOfTheRestoreCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &app{getenv: func(string) string { return "" }, flags: globalFlags{repository: "100%"}}
 	sel := selection{config: &config{path: "/etc/pg bak/it's.yaml"}, stanza: stanzaConfig{Name: "main"}}
-	got, err := a.restoreCommandSetting(sel, repo.Identity{Number: 3})
+	got, err := restoreCommandSetting(sel, "100%", repo.Identity{Number: 3})
 	want := `trap 'if [ $? -eq 2 ]; then [ -e standby.signal ] && exit 75; exit 200; fi' EXIT; ` +
 		program + ` --config '/etc/pg bak/it'\''s.yaml' --stanza main --repo 100%% archive-get --identity 3 %f "%p"`
 	if err != nil || got != want {

@@ -124,7 +124,8 @@ const (
 	// PostgreSQL keeps the segment and calls again by itself, and a shutdown of
 	// the server waits for this call.
 	pushPatience = 30 * time.Second
-	// attempts bounds the pauses between attempts rather than the attempts.
+	// attempts is what ends it first when a server refuses at once: their pauses
+	// are a bit more than a minute on average.
 	attempts = 12
 )
 

@@ -31,6 +31,10 @@ type answerKey struct{}
 
 // Do implements the SDK's HTTPClient.
 func (a *answers) Do(r *http.Request) (*http.Response, error) {
+	// The SDK asks large puts to wait for "100 Continue" and leaves the version out,
+	// and then net/http asks and does not wait. An answer that comes early, such as 412 or
+	// 503, would be lost when the server closes on what is still being sent.
+	r.ProtoMajor, r.ProtoMinor = 1, 1
 	response, err := a.transport.RoundTrip(r)
 	if err != nil {
 		return nil, err

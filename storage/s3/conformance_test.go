@@ -78,6 +78,7 @@ func TestConformance(t *testing.T) {
 		{"versitygw", s3test.Versity, s3test.Options{TLS: true}, func(*Options) {}},
 	} {
 		t.Run(fmt.Sprintf("%s, TLS %v", c.server, c.options.TLS), func(t *testing.T) {
+			t.Parallel() // they wait for disks more than they compute
 			server := c.start(t, c.options)
 			o := optionsFor(t, server, server.Bucket(t))
 			c.change(&o)

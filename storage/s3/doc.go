@@ -22,7 +22,8 @@
 // # What the operations cost
 //
 // Put is one PUT, or for content from 128 MiB on one POST, a PUT for each part,
-// and one POST. Get and Stat are one GET; Stat of an empty object is two. List is
+// and one POST; with PutOptions.IfAbsent one GET before. A PUT of 2 MiB and more waits
+// a round trip for "100 Continue", so that it learns of a refusal. Get and Stat are one GET; Stat of an empty object is two. List is
 // one GET for 1000 keys. Delete is one request for up to 1000 keys. Nothing here
 // tries again, see Errors; but when a bucket turns out to be in another region, the
 // request is sent once more there, and the region is remembered.

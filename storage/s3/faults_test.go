@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -78,10 +79,13 @@ func TestEveryFaultOfEveryRequestIsTransient(t *testing.T) {
 						t.Fatal(err)
 					}
 					var seen, fired atomic.Int32
+					var mu sync.Mutex
 					victim := ""
 					proxy.On(func(r s3test.Request) s3test.Fault {
 						// A GET is sent again by the transport, when a used connection is cut: by the same name it fails again.
 						id := r.Operation() + r.Path + r.Query
+						mu.Lock()
+						defer mu.Unlock()
 						if seen.Add(1) == int32(n) {
 							victim = id
 						}

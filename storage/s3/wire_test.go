@@ -82,25 +82,40 @@ func TestPutSendsWhatItSigned(t *testing.T) {
 	}
 }
 
+func TestAnEarlyAnswerToALargePutIsHeard(t *testing.T) {
+	for status, want := range map[int]error{http.StatusPreconditionFailed: storage.ErrExist, http.StatusServiceUnavailable: storage.ErrThrottled} {
+		server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+			sayError(w, status, map[int]string{412: "PreconditionFailed", 503: "SlowDown"}[status])
+		})
+		s := open(t, optionsFor(t, server, "bucket"))
+		for range 10 {
+			err := s.Put(t.Context(), "key", storage.Bytes(make([]byte, 32<<20)), storage.PutOptions{IfAbsent: true})
+			if !errors.Is(err, want) {
+				t.Fatalf("%d gave error %v, want %v", status, err, want)
+			}
+		}
+	}
+}
+
 // changing is a source that is another when it is read again.
 type changing struct{ first, second []byte }
 
 func (c changing) Size() int64 { return int64(len(c.first)) }
 
 func (c changing) Open() (io.ReadCloser, error) {
-	return &changed{bytes.NewReader(c.first), c.second}, nil
+	return &changed{Reader: bytes.NewReader(c.first), second: c.second}, nil
 }
 
 type changed struct {
-	*bytes.Reader
+	io.Reader
 	second []byte
 }
 
 func (c *changed) Seek(int64, int) (int64, error) {
-	if c.second == nil {
-		return 0, syscall.ECONNRESET // as content that comes from another network might say
-	}
 	c.Reader = bytes.NewReader(c.second)
+	if c.second == nil {
+		c.Reader = failing{syscall.ECONNRESET} // as content that comes by a network might say
+	}
 	return 0, nil
 }
 
