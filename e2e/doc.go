@@ -11,6 +11,11 @@
 //	proof_test.go      WAL and tablespaces that are not the server's
 //	checksum_test.go   damaged pages, and pages that are only being written
 //	churn_test.go      files that come, grow and go during the copy
+//	s3job_test.go      the main job with its repository in S3, on two servers
+//	bucket_test.go     a repository in a bucket, behind a proxy that counts and breaks
+//	s3fault_test.go    every request to S3 fails once; a server that stays away
+//	s3requests_test.go what commands may ask of S3
+//	transient_test.go  the main job on a storage that fails now and then
 //	operation_test.go  every storage operation fails once, or loses its answer
 //	law_test.go        what must hold of the repository after every fault
 //	several_test.go    several repositories at once, and the loss of one of them

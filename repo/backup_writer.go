@@ -296,7 +296,11 @@ func (w *BackupWriter) closeContent() error {
 		return err
 	}
 	if err := w.maps.close(); err != nil {
-		return errors.Join(context.Cause(w.ctx), err)
+		cause := context.Cause(w.ctx) // the upload that failed
+		if cause != nil && errors.Is(err, cause) {
+			return cause // it has ended the maps' too, and would be told twice
+		}
+		return errors.Join(cause, err)
 	}
 	return nil
 }
