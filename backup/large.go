@@ -58,7 +58,11 @@ func (l *largeFile) send(ctx context.Context) error {
 	l.open.Store(int32(count) + 1)
 	defer l.close() // the dispatcher's own hold
 	for _, d := range l.c.to.all {
-		l.writers = append(l.writers, d.writer.BeginFile())
+		var w *repo.FileWriter // none for what has failed before it began: nothing is committed to it
+		if d.writer != nil {
+			w = d.writer.BeginFile()
+		}
+		l.writers = append(l.writers, w)
 	}
 	for n := range count {
 		offset := n * chunk
