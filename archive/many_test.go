@@ -272,7 +272,7 @@ func TestRepositoriesAreOpenedOneAfterTheOtherUpToTheOneThatServes(t *testing.T)
 	}
 }
 
-func TestAGetAsksOneGetAndAbsenceOneStatMore(t *testing.T) {
+func TestAGetAsksOneGetAndAbsenceOneListMore(t *testing.T) {
 	id := testIdentity(17)
 	name, content := walFileOf(1).Name(segmentSize), segment(id, walFileOf(1))
 	base := mem.New()
@@ -298,7 +298,7 @@ func TestAGetAsksOneGetAndAbsenceOneStatMore(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	want := []string{"get wal/main/00000001/history/00000002.history", "stat stanzas/main/identity/00000001"}
+	want := []string{"get wal/main/00000001/history/00000002.history", "list stanzas/main/identity/"}
 	if !slices.Equal(absent, want) {
 		t.Errorf("a file that is absent: %q", absent)
 	}

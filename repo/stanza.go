@@ -158,16 +158,21 @@ func (r *Repository) unknownStanza(ctx context.Context, name string) error {
 // checkIdentities makes sure that no identity is lost before one that is there.
 // Opening a stanza, which ends at the first that is absent, does not see that.
 func (r *Repository) checkIdentities(ctx context.Context, stanza string) error {
-	n := 0
+	_, err := r.countIdentities(ctx, stanza)
+	return err
+}
+
+// countIdentities lists the identities, which must be numbered without a gap.
+func (r *Repository) countIdentities(ctx context.Context, stanza string) (n int, err error) {
 	for obj, err := range r.store.List(ctx, identityPrefix(stanza)) {
 		if err != nil {
-			return fmt.Errorf("list identities of stanza %s: %w", stanza, err)
+			return n, fmt.Errorf("list identities of stanza %s: %w", stanza, err)
 		}
 		if n++; obj.Key != identityKey(stanza, n) {
-			return damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key)
+			return n, damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 func (r *Repository) location() string { return r.store.Properties().Location }
