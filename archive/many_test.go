@@ -70,7 +70,7 @@ func TestAPushAfterOneThatFailedInPartStoresOnlyWhatIsMissing(t *testing.T) {
 	id := testIdentity(17)
 	name, content := walFileOf(1).Name(segmentSize), segment(id, walFileOf(1))
 	path := writeFile(t, name, content)
-	for _, failsAt := range []string{faulty.OpList, faulty.OpPutIfAbsent} {
+	for _, failsAt := range []string{faulty.OpGet, faulty.OpPutIfAbsent} {
 		first, second := mem.New(), mem.New()
 		newStanza(t, first, id)
 		newStanza(t, second, id)
