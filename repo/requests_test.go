@@ -330,6 +330,69 @@ func TestIdentitiesThatAreMissing(t *testing.T) {
 	})
 }
 
+// TestTheNumberOfALostIdentityIsNotGivenAway runs init, and init --upgrade, over
+// what an identity has left that was lost itself.
+func TestTheNumberOfALostIdentityIsNotGivenAway(t *testing.T) {
+	ctx := context.Background()
+	other := testIdentity()
+	other.SystemID++
+	for _, test := range []struct {
+		title string
+		lost  int
+		left  func(t *testing.T, s *Stanza)
+		add   func(r *Repository) error
+	}{
+		{"the first of two", 1, func(t *testing.T, s *Stanza) { identities(t, s, 2) },
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the only one, with WAL", 1, putSomeWAL,
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the only one, with a backup", 1, func(t *testing.T, s *Stanza) { headersOf(t, s, 1) },
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the last of two, with WAL", 2, func(t *testing.T, s *Stanza) { identities(t, s, 2); putSomeWAL(t, s) },
+			func(r *Repository) error {
+				s, err := r.Stanza(ctx, "main")
+				if err == nil {
+					_, err = s.AddIdentity(ctx, other)
+				}
+				return err
+			}},
+	} {
+		t.Run(test.title, func(t *testing.T) {
+			st := mem.New()
+			s := testRepository(t, st, "")
+			test.left(t, s)
+			if err := test.add(s.repo); errors.Is(err, ErrDamaged) {
+				t.Errorf("before it was lost: %v", err)
+			}
+			key := identityKey("main", test.lost)
+			if test.lost == 2 {
+				if err := st.Delete(ctx, identityKey("main", 3)); err != nil { // what was added just now
+					t.Fatal(err)
+				}
+			}
+			if err := st.Delete(ctx, key); err != nil {
+				t.Fatal(err)
+			}
+			err := test.add(s.repo)
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(fmt.Sprint(err), key+" is damaged: it is lost") {
+				t.Errorf("error %v", err)
+			}
+			if _, err := st.Stat(ctx, key); !isAbsent(err) {
+				t.Errorf("the number was given away (%v)", err)
+			}
+		})
+	}
+}
+
+func putSomeWAL(t *testing.T, s *Stanza) {
+	t.Helper()
+	c := NewWALContent(storage.Bytes([]byte("1\t0/2000000\tno reason\n")))
+	defer c.Close()
+	if _, err := s.PutWAL(context.Background(), s.Current(), mustWAL(t, "00000002.history"), c); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestOpeningTogetherFailsAsOneAfterTheOther fails each operation.
 func TestOpeningTogetherFailsAsOneAfterTheOther(t *testing.T) {
 	eachRepository(t, func(t *testing.T, passphrase string) {
