@@ -49,6 +49,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 		return err
 	}
 	pusher.Processes = sel.processes
+	pusher.Control = a.workingControl
 	result, err := pusher.Push(cmd.Context(), path)
 	for _, w := range result.Warnings {
 		a.log.Warn(w)
