@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/mem"
@@ -381,6 +382,33 @@ func TestTheNumberOfALostIdentityIsNotGivenAway(t *testing.T) {
 				t.Errorf("the number was given away (%v)", err)
 			}
 		})
+	}
+}
+
+func TestTwoUpgradesAtOnceAreOneIfTheyAreOfOneCluster(t *testing.T) {
+	ctx := context.Background()
+	for _, other := range []bool{false, true} {
+		s := testRepository(t, mem.New(), "")
+		late, err := s.repo.Stanza(ctx, "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		upgraded := s.Current()
+		upgraded.Major++
+		first, err := s.AddIdentity(ctx, upgraded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other {
+			upgraded.SystemID++
+		}
+		second, err := late.AddIdentity(ctx, upgraded)
+		switch {
+		case !other && (err != nil || second != first || len(late.Identities()) != 2):
+			t.Errorf("of one cluster: %+v, %v", second, err)
+		case other && (!errors.Is(err, ErrIdentityMismatch) || hint.Of(err) == ""):
+			t.Errorf("of two clusters: %+v, %v", second, err)
+		}
 	}
 }
 

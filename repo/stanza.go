@@ -240,9 +240,29 @@ func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error)
 	}
 	id.Number, id.Created = s.Current().Number+1, s.repo.o.Clock().UTC().Truncate(time.Second)
 	key := identityKey(s.name, id.Number)
-	if err := putDocument(ctx, s.repo.store, key, identityFormat, id, storage.PutOptions{IfAbsent: true}); err != nil {
+	err := putDocument(ctx, s.repo.store, key, identityFormat, id, storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		return s.sameAdded(ctx, id, err)
+	}
+	if err != nil {
 		return Identity{}, fmt.Errorf("add identity %d to stanza %s: %w", id.Number, s.name, err)
 	}
 	s.identities = append(s.identities, id)
 	return id, nil
+}
+
+// sameAdded settles a race: another one has added an identity since the stanza
+// was opened. Where it is the same cluster, what was wanted is done.
+func (s *Stanza) sameAdded(ctx context.Context, id Identity, taken error) (Identity, error) {
+	now, err := s.repo.Stanza(ctx, s.name)
+	if err != nil {
+		return Identity{}, err
+	}
+	s.identities = now.identities
+	if s.Current().same(id) {
+		return s.Current(), nil
+	}
+	return Identity{}, hint.Wrap(fmt.Errorf("add identity %d to stanza %s: %w: meanwhile it belongs to %s, this cluster is %s: %w",
+		id.Number, s.name, ErrIdentityMismatch, s.Current(), id, taken),
+		"find out who runs 'pgbak init --upgrade' for another cluster: one stanza is for one cluster.")
 }
