@@ -134,34 +134,36 @@ func (w *walFile) checkSegment(s identified, f postgres.WALFile, content *repo.W
 	if err != nil {
 		return &refused{text: fmt.Sprintf("%s is not a WAL segment", w.path), cause: err}
 	}
-	if err := w.checkIdentity(s, h); err != nil {
+	if err := w.checkIdentity(s, h.SystemID, h.Major(), h.SegmentSize); err != nil {
 		return err
 	}
 	return checkPosition(w.path, h, f, id.SegmentSize)
 }
 
-func (w *walFile) checkIdentity(s identified, h postgres.WALHeader) error {
+// checkIdentity compares what a file's header, or the server's control file, says
+// of the cluster with the stanza.
+func (w *walFile) checkIdentity(s identified, systemID uint64, major int, segmentSize int64) error {
 	id := s.Current()
-	if h.SystemID != id.SystemID {
+	if systemID != id.SystemID {
 		text := fmt.Sprintf("%s is of the cluster with system identifier %d, stanza %s holds system identifier %d",
-			w.path, h.SystemID, s.Name(), id.SystemID)
+			w.path, systemID, s.Name(), id.SystemID)
 		advice := "check --stanza and --config in archive_command: this server must not archive into the stanza of another cluster."
 		for _, old := range s.Identities() {
-			if old.SystemID == h.SystemID {
+			if old.SystemID == systemID {
 				text = fmt.Sprintf("%s is of system identifier %d, which stanza %s held before it was upgraded to system identifier %d",
-					w.path, h.SystemID, s.Name(), id.SystemID)
+					w.path, systemID, s.Name(), id.SystemID)
 				advice = "the old cluster must not archive any more: stop it, or give it a stanza of its own."
 			}
 		}
 		return hint.Wrap(&refused{text: text, cause: nil}, "%s", advice)
 	}
-	if major := h.Major(); major != id.Major {
+	if major != id.Major {
 		return hint.Wrap(&refused{text: fmt.Sprintf("%s is of PostgreSQL %d, stanza %s holds PostgreSQL %d", w.path, major, s.Name(), id.Major)},
 			"after pg_upgrade run pgbak init --upgrade.")
 	}
-	if h.SegmentSize != id.SegmentSize {
+	if segmentSize != id.SegmentSize {
 		return hint.Wrap(&refused{text: fmt.Sprintf("%s says that its segments have %d bytes, stanza %s holds segments of %d bytes",
-			w.path, h.SegmentSize, s.Name(), id.SegmentSize)},
+			w.path, segmentSize, s.Name(), id.SegmentSize)},
 			"the size of WAL segments was changed by pg_resetwal: run pgbak init --upgrade and take a full backup.")
 	}
 	return nil

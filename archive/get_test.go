@@ -56,6 +56,35 @@ func TestARepositoryThatWentAwayIsNotAnAbsentFile(t *testing.T) {
 	}
 }
 
+// TestAbsenceIsNotProvedByAStanzaThatLostAnIdentity has a cluster come back to
+// its stanza after an upgrade that was given up: its newest WAL is under the
+// third identity, which cannot be seen when the second is lost.
+func TestAbsenceIsNotProvedByAStanzaThatLostAnIdentity(t *testing.T) {
+	st := mem.New()
+	old, upgraded := testIdentity(17), testIdentity(18)
+	upgraded.SystemID++
+	s := newStanza(t, st, old)
+	for _, id := range []repo.Identity{upgraded, old} {
+		if _, err := s.AddIdentity(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name, content := walFileOf(5).Name(segmentSize), segment(s.Current(), walFileOf(5))
+	if _, err := pushContent(t, s, name, content); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Delete(t.Context(), "stanzas/main/identity/00000002"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStanza(t, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := getContent(t, s, name); errors.Is(err, ErrAbsent) || !errors.Is(err, repo.ErrDamaged) {
+		t.Errorf("error %v", err)
+	}
+}
+
 // getFrom asks several repositories and returns what Get says.
 func getFrom(t *testing.T, name, dest string, stanzas ...*repo.Stanza) ([]string, error) {
 	t.Helper()

@@ -70,7 +70,7 @@ func TestAPushAfterOneThatFailedInPartStoresOnlyWhatIsMissing(t *testing.T) {
 	id := testIdentity(17)
 	name, content := walFileOf(1).Name(segmentSize), segment(id, walFileOf(1))
 	path := writeFile(t, name, content)
-	for _, failsAt := range []string{faulty.OpList, faulty.OpPutIfAbsent} {
+	for _, failsAt := range []string{faulty.OpGet, faulty.OpPutIfAbsent} {
 		first, second := mem.New(), mem.New()
 		newStanza(t, first, id)
 		newStanza(t, second, id)
@@ -167,7 +167,7 @@ func TestWhatWasOpenedIsStoredThoughThePathBecomesAnotherFile(t *testing.T) {
 	if err := os.Rename(writeFile(t, "other", other), path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pushInto(t.Context(), s, file, repo.NewWALContent(file)); err != nil {
+	if _, err := (&Pusher{}).pushInto(t.Context(), s, file, repo.NewWALContent(file)); err != nil {
 		t.Fatal(err)
 	}
 	mustHold(t, s, f.Name(segmentSize), content)
@@ -189,7 +189,7 @@ func TestAFileThatGrowsIsRefused(t *testing.T) {
 	if _, err := grown.WriteString("x"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = pushInto(t.Context(), s, file, repo.NewWALContent(file))
+	_, err = (&Pusher{}).pushInto(t.Context(), s, file, repo.NewWALContent(file))
 	contains(t, err, "more than", segmentSize)
 }
 
@@ -272,7 +272,7 @@ func TestRepositoriesAreOpenedOneAfterTheOtherUpToTheOneThatServes(t *testing.T)
 	}
 }
 
-func TestAGetAsksOneGetAndAbsenceOneStatMore(t *testing.T) {
+func TestAGetAsksOneGetAndAbsenceOneListMore(t *testing.T) {
 	id := testIdentity(17)
 	name, content := walFileOf(1).Name(segmentSize), segment(id, walFileOf(1))
 	base := mem.New()
@@ -298,7 +298,7 @@ func TestAGetAsksOneGetAndAbsenceOneStatMore(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	want := []string{"get wal/main/00000001/history/00000002.history", "stat stanzas/main/identity/00000001"}
+	want := []string{"get wal/main/00000001/history/00000002.history", "list stanzas/main/identity/"}
 	if !slices.Equal(absent, want) {
 		t.Errorf("a file that is absent: %q", absent)
 	}

@@ -28,6 +28,10 @@ type Pusher struct {
 	// Processes is how many frames of a file are compressed at the same time; 0
 	// is runtime.GOMAXPROCS.
 	Processes int
+	// Control gives the control file of the server that pushes, or nil if it is
+	// not known. Files that are no segments do not say of which cluster they are;
+	// without it they are taken from whoever pushes them. nil is not known.
+	Control func() (*postgres.Control, error)
 
 	targets []PushTarget
 }
@@ -86,7 +90,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	puts, errs := make([]repo.WALPut, len(p.targets)), make([]error, len(p.targets))
 	var running sync.WaitGroup
 	for i, t := range p.targets {
-		running.Go(func() { puts[i], errs[i] = push(ctx, t, file, content) })
+		running.Go(func() { puts[i], errs[i] = p.push(ctx, t, file, content) })
 	}
 	running.Wait()
 	for i, t := range p.targets {
@@ -102,19 +106,19 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	return result, errors.Join(errs...)
 }
 
-func push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
 	s, err := t.Open(ctx)
 	if err != nil {
 		return repo.WALPut{}, err
 	}
-	put, err := pushInto(ctx, s, file, content)
+	put, err := p.pushInto(ctx, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
 	return put, err
 }
 
-func pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
 	id := s.Current()
 	f, err := postgres.ParseWALFile(filepath.Base(file.path), id.SegmentSize)
 	if err != nil {
@@ -123,5 +127,20 @@ func pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.
 	if err := file.check(s, f, content); err != nil {
 		return repo.WALPut{}, err
 	}
+	if err := p.checkCluster(s, f, file); err != nil {
+		return repo.WALPut{}, err
+	}
 	return s.PutWAL(ctx, id, f, content)
+}
+
+// checkCluster compares the cluster that pushes a file without a header with the stanza's.
+func (p *Pusher) checkCluster(s identified, f postgres.WALFile, file *walFile) error {
+	if p.Control == nil || f.Kind != postgres.WALHistory && f.Kind != postgres.WALBackup {
+		return nil
+	}
+	c, err := p.Control()
+	if c == nil || err != nil {
+		return err
+	}
+	return file.checkIdentity(s, c.SystemID, c.Major, c.WALSegmentSize)
 }

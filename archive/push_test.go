@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage/mem"
 )
@@ -133,6 +134,46 @@ func TestWhatDoesNotBelongIntoTheStanzaIsRefusedAndNothingIsStored(t *testing.T)
 				t.Errorf("%d objects are new", after-before)
 			}
 		})
+	}
+}
+
+// TestAFileWithoutAHeaderIsOfTheClusterThatPushesIt pushes what does not say by
+// itself whose it is to the stanza of the server and to that of another one.
+func TestAFileWithoutAHeaderIsOfTheClusterThatPushesIt(t *testing.T) {
+	id, foreign := testIdentity(17), testIdentity(17)
+	foreign.SystemID++
+	history := []byte("1\t0/2000000\tno reason\n")
+	for name, content := range map[string][]byte{
+		"00000002.history": history, walFileOf(3).Name(segmentSize) + ".00000028.backup": []byte("START WAL LOCATION: 0/300028\n"),
+	} {
+		other := mem.New()
+		own, stranger := newStanza(t, mem.New(), id), newStanza(t, other, foreign)
+		before := count(t, other)
+		p, err := NewPusher(pushTo("own", own), pushTo("stranger", stranger))
+		if err != nil {
+			t.Fatal(err)
+		}
+		control := &postgres.Control{SystemID: id.SystemID, Major: 17, WALSegmentSize: segmentSize}
+		p.Control = func() (*postgres.Control, error) { return control, nil }
+		result, err := p.Push(t.Context(), writeFile(t, name, content))
+		if !errors.Is(err, ErrRefused) || hint.Of(err) == "" {
+			t.Errorf("%s: error %v", name, err)
+		}
+		contains(t, err, "repository stranger", id.SystemID, foreign.SystemID)
+		if len(result.Stored) != 1 || result.Stored[0].Repository != "own" || count(t, other) != before {
+			t.Errorf("%s: result %+v, %d objects are new in the other", name, result, count(t, other)-before)
+		}
+		mustHold(t, own, name, content)
+		for _, control = range []*postgres.Control{nil, {SystemID: foreign.SystemID, Major: 17, WALSegmentSize: segmentSize}} {
+			q, err := NewPusher(pushTo("stranger", stranger))
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.Control = p.Control
+			if _, err := q.Push(t.Context(), writeFile(t, name, content)); err != nil {
+				t.Errorf("%s from %v: %v", name, control, err)
+			}
+		}
 	}
 }
 

@@ -334,7 +334,8 @@ func (r *run) commitTo(d *destination) error {
 	}
 	if errors.Is(err, repo.ErrPinLeft) {
 		r.warnOf(d, "%v; it only keeps the parent from being collected", err)
-		return nil
+		err = nil
 	}
+	d.exists = err == nil
 	return err
 }

@@ -24,6 +24,7 @@ type destination struct {
 	// header is that of the backup once the manifest was sent; Operation is
 	// empty before.
 	header repo.BackupHeader
+	exists bool // the backup: what was sent has arrived
 
 	failed atomic.Bool
 	mu     sync.Mutex // guards what follows, and the parent against being read and closed at once
@@ -225,7 +226,7 @@ func (ds *destinations) results(err error) ([]RepositoryResult, error) {
 			failures = append(failures, r.Err)
 		case r.Err != nil:
 			failures = append(failures, fmt.Errorf("repository %s: %w", d.Name, r.Err))
-		case d.header.Operation == "":
+		case !d.exists:
 			r.Err = err
 		default:
 			r.Header, r.ReusedBytes = d.header, d.writer.Totals().ReusedBytes

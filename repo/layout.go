@@ -48,8 +48,10 @@ func identityKey(stanza string, n int) string {
 func manifestKey(stanza string, l Label) string { return backupsPrefix(stanza) + string(l) }
 func tombKey(stanza string, l Label) string     { return tombsPrefix(stanza) + string(l) }
 
+func stanzaWALPrefix(stanza string) string { return "wal/" + stanza + "/" }
+
 func walPrefix(stanza string, identity int) string {
-	return fmt.Sprintf("wal/%s/%08d/", stanza, identity)
+	return fmt.Sprintf("%s%08d/", stanzaWALPrefix(stanza), identity)
 }
 
 func historyPrefix(stanza string, identity int) string {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/mem"
@@ -328,6 +329,96 @@ func TestIdentitiesThatAreMissing(t *testing.T) {
 			t.Errorf("the catalogue: %v", err)
 		}
 	})
+}
+
+// TestTheNumberOfALostIdentityIsNotGivenAway runs init, and init --upgrade, over
+// what an identity has left that was lost itself.
+func TestTheNumberOfALostIdentityIsNotGivenAway(t *testing.T) {
+	ctx := context.Background()
+	other := testIdentity()
+	other.SystemID++
+	for _, test := range []struct {
+		title string
+		lost  int
+		left  func(t *testing.T, s *Stanza)
+		add   func(r *Repository) error
+	}{
+		{"the first of two", 1, func(t *testing.T, s *Stanza) { identities(t, s, 2) },
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the only one, with WAL", 1, putSomeWAL,
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the only one, with a backup", 1, func(t *testing.T, s *Stanza) { headersOf(t, s, 1) },
+			func(r *Repository) error { _, err := r.CreateStanza(ctx, "main", other); return err }},
+		{"the last of two, with WAL", 2, func(t *testing.T, s *Stanza) { identities(t, s, 2); putSomeWAL(t, s) },
+			func(r *Repository) error {
+				s, err := r.Stanza(ctx, "main")
+				if err == nil {
+					_, err = s.AddIdentity(ctx, other)
+				}
+				return err
+			}},
+	} {
+		t.Run(test.title, func(t *testing.T) {
+			st := mem.New()
+			s := testRepository(t, st, "")
+			test.left(t, s)
+			if err := test.add(s.repo); errors.Is(err, ErrDamaged) {
+				t.Errorf("before it was lost: %v", err)
+			}
+			key := identityKey("main", test.lost)
+			if test.lost == 2 {
+				if err := st.Delete(ctx, identityKey("main", 3)); err != nil { // what was added just now
+					t.Fatal(err)
+				}
+			}
+			if err := st.Delete(ctx, key); err != nil {
+				t.Fatal(err)
+			}
+			err := test.add(s.repo)
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(fmt.Sprint(err), key+" is damaged: it is lost") {
+				t.Errorf("error %v", err)
+			}
+			if _, err := st.Stat(ctx, key); !isAbsent(err) {
+				t.Errorf("the number was given away (%v)", err)
+			}
+		})
+	}
+}
+
+func TestTwoUpgradesAtOnceAreOneIfTheyAreOfOneCluster(t *testing.T) {
+	ctx := context.Background()
+	for _, other := range []bool{false, true} {
+		s := testRepository(t, mem.New(), "")
+		late, err := s.repo.Stanza(ctx, "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		upgraded := s.Current()
+		upgraded.Major++
+		first, err := s.AddIdentity(ctx, upgraded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other {
+			upgraded.SystemID++
+		}
+		second, err := late.AddIdentity(ctx, upgraded)
+		switch {
+		case !other && (err != nil || second != first || len(late.Identities()) != 2):
+			t.Errorf("of one cluster: %+v, %v", second, err)
+		case other && (!errors.Is(err, ErrIdentityMismatch) || hint.Of(err) == ""):
+			t.Errorf("of two clusters: %+v, %v", second, err)
+		}
+	}
+}
+
+func putSomeWAL(t *testing.T, s *Stanza) {
+	t.Helper()
+	c := NewWALContent(storage.Bytes([]byte("1\t0/2000000\tno reason\n")))
+	defer c.Close()
+	if _, err := s.PutWAL(context.Background(), s.Current(), mustWAL(t, "00000002.history"), c); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestOpeningTogetherFailsAsOneAfterTheOther fails each operation.

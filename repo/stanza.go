@@ -54,6 +54,9 @@ func (r *Repository) CreateStanza(ctx context.Context, name string, id Identity)
 	if err := r.config.checkWrite(r.location()); err != nil {
 		return nil, err
 	}
+	if err := r.refuseLost(ctx, name); err != nil {
+		return nil, err
+	}
 	id.Number, id.Created = 1, r.o.Clock().UTC().Truncate(time.Second)
 	err := putDocument(ctx, r.store, identityKey(name, 1), identityFormat, id, storage.PutOptions{IfAbsent: true})
 	if err != nil && !errors.Is(err, storage.ErrExist) {
@@ -96,6 +99,36 @@ func OpenStanza(ctx context.Context, st storage.Store, o Options, name string) (
 		return nil, err
 	}
 	return r.stanza(ctx, name, <-first)
+}
+
+// refuseLost makes sure that no stanza stands here that has only lost its first
+// identity: a new one in its place would claim another cluster's WAL and backups.
+func (r *Repository) refuseLost(ctx context.Context, name string) error {
+	switch _, err := r.store.Stat(ctx, identityKey(name, 1)); {
+	case err == nil:
+		return nil
+	case !isAbsent(err):
+		return fmt.Errorf("look for stanza %s: %w", name, err)
+	}
+	if err := r.checkIdentities(ctx, name); err != nil {
+		return err
+	}
+	return r.refuseRemainsOf(ctx, name, 1, backupsPrefix(name), stanzaWALPrefix(name))
+}
+
+// refuseRemainsOf is an error when something is there that only an identity of
+// that number can have left.
+func (r *Repository) refuseRemainsOf(ctx context.Context, stanza string, n int, prefixes ...string) error {
+	for _, prefix := range prefixes {
+		for obj, err := range r.store.List(ctx, prefix) {
+			if err != nil {
+				return fmt.Errorf("look for remains of stanza %s: %w", stanza, err)
+			}
+			return hint.Wrap(damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key),
+				"bring the lost object back from a copy of the repository, or use another stanza name.")
+		}
+	}
+	return nil
 }
 
 // twoIdentities are neighbours that were asked for together, one of which is
@@ -158,16 +191,21 @@ func (r *Repository) unknownStanza(ctx context.Context, name string) error {
 // checkIdentities makes sure that no identity is lost before one that is there.
 // Opening a stanza, which ends at the first that is absent, does not see that.
 func (r *Repository) checkIdentities(ctx context.Context, stanza string) error {
-	n := 0
+	_, err := r.countIdentities(ctx, stanza)
+	return err
+}
+
+// countIdentities lists the identities, which must be numbered without a gap.
+func (r *Repository) countIdentities(ctx context.Context, stanza string) (n int, err error) {
 	for obj, err := range r.store.List(ctx, identityPrefix(stanza)) {
 		if err != nil {
-			return fmt.Errorf("list identities of stanza %s: %w", stanza, err)
+			return n, fmt.Errorf("list identities of stanza %s: %w", stanza, err)
 		}
 		if n++; obj.Key != identityKey(stanza, n) {
-			return damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key)
+			return n, damagedf(identityKey(stanza, n), "", "it is lost, but %s is there", obj.Key)
 		}
 	}
-	return nil
+	return n, nil
 }
 
 func (r *Repository) location() string { return r.store.Properties().Location }
@@ -193,14 +231,38 @@ func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error)
 	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
 		return Identity{}, err
 	}
+	// The number of a lost one would be given away again.
 	if err := s.repo.checkIdentities(ctx, s.name); err != nil {
-		return Identity{}, err // the number of a lost one would be given away again
+		return Identity{}, err
+	}
+	if err := s.repo.refuseRemainsOf(ctx, s.name, s.Current().Number+1, walPrefix(s.name, s.Current().Number+1)); err != nil {
+		return Identity{}, err
 	}
 	id.Number, id.Created = s.Current().Number+1, s.repo.o.Clock().UTC().Truncate(time.Second)
 	key := identityKey(s.name, id.Number)
-	if err := putDocument(ctx, s.repo.store, key, identityFormat, id, storage.PutOptions{IfAbsent: true}); err != nil {
+	err := putDocument(ctx, s.repo.store, key, identityFormat, id, storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		return s.sameAdded(ctx, id, err)
+	}
+	if err != nil {
 		return Identity{}, fmt.Errorf("add identity %d to stanza %s: %w", id.Number, s.name, err)
 	}
 	s.identities = append(s.identities, id)
 	return id, nil
+}
+
+// sameAdded settles a race: another one has added an identity since the stanza
+// was opened. Where it is the same cluster, what was wanted is done.
+func (s *Stanza) sameAdded(ctx context.Context, id Identity, taken error) (Identity, error) {
+	now, err := s.repo.Stanza(ctx, s.name)
+	if err != nil {
+		return Identity{}, err
+	}
+	s.identities = now.identities
+	if s.Current().same(id) {
+		return s.Current(), nil
+	}
+	return Identity{}, hint.Wrap(fmt.Errorf("add identity %d to stanza %s: %w: meanwhile it belongs to %s, this cluster is %s: %w",
+		id.Number, s.name, ErrIdentityMismatch, s.Current(), id, taken),
+		"find out who runs 'pgbak init --upgrade' for another cluster: one stanza is for one cluster.")
 }

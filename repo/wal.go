@@ -171,16 +171,22 @@ func (s *Stanza) HasWAL(ctx context.Context, id Identity, f postgres.WALFile) (b
 	return true, nil
 }
 
-// StillThere proves, by one Stat, that the stanza has not gone away since it
+// StillThere proves, by one List, that the stanza has not gone away since it
 // was opened: a directory that was unmounted or removed answers for every WAL
-// file that it does not exist. The error wraps ErrUnknownStanza, or is the store's.
+// file that it does not exist. It proves too that no identity is lost amid
+// others: opening ends before such a gap and knows nothing of those behind it,
+// which may be of the same cluster. The error wraps ErrUnknownStanza or
+// ErrDamaged, or is the store's.
 func (s *Stanza) StillThere(ctx context.Context) error {
-	_, err := s.repo.store.Stat(ctx, identityKey(s.name, 1))
-	if errors.Is(err, storage.ErrNotExist) {
+	n, err := s.repo.countIdentities(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
 		return fmt.Errorf("stanza %s in %s: %w", s.name, s.repo.location(), ErrUnknownStanza)
 	}
-	if err != nil {
-		return fmt.Errorf("look for stanza %s: %w", s.name, err)
+	if n < len(s.identities) {
+		return damagedf(identityKey(s.name, len(s.identities)), "", "it was there before")
 	}
 	return nil
 }

@@ -51,8 +51,8 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 	if err != nil {
 		return err
 	}
-	control, err := readControl(a.directory)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	control, err := a.workingControl()
+	if err != nil {
 		return err
 	}
 	var sources []archive.Source
@@ -119,6 +119,16 @@ func noIdentity(repository, stanza string, number int, control *postgres.Control
 	return hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: the data directory has system identifier %d (PostgreSQL %d, WAL segments of %d bytes)",
 		repository, stanza, repo.ErrIdentityMismatch, control.SystemID, control.Major, control.WALSegmentSize),
 		"check --stanza in restore_command.")
+}
+
+// workingControl reads the control file of the working directory, which is the
+// data directory when the server calls; nil if it is none.
+func (a *app) workingControl() (*postgres.Control, error) {
+	control, err := readControl(a.directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return control, err
 }
 
 // readControl reads global/pg_control of a data directory. A server may be

@@ -53,6 +53,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 		return err
 	}
 	pusher.Processes = sel.processes
+	pusher.Control = a.workingControl
 	// The run is over before garbage is worth collecting, and each collection
 	// costs as much as compressing some MiB. Large segments meet the limit.
 	debug.SetGCPercent(-1)
