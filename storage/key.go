@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // Limits of a key, in bytes. An element becomes a file name, where 255 is what
@@ -25,9 +26,11 @@ var ErrKey = errors.New("invalid key")
 
 // CheckKey tells whether key can name an object: at most [MaxKey] bytes of
 // non-empty elements, separated by single slashes, each at most [MaxElement]
-// bytes, none of them "." or "..", none beginning with [TemporaryPrefix], and
-// no NUL anywhere. All other bytes are allowed: a key is not text. The error
-// wraps [ErrKey] and quotes the key.
+// bytes, none of them "." or "..", none beginning with [TemporaryPrefix]; UTF-8
+// without control characters, without what XML does not have, and without
+// backslashes. That is what every store can carry: S3 lists and deletes in XML,
+// and some servers take a backslash for a slash. The error wraps [ErrKey] and
+// quotes the key.
 func CheckKey(key string) error {
 	if key == "" {
 		return fmt.Errorf("%w: it is empty", ErrKey)
@@ -35,8 +38,8 @@ func CheckKey(key string) error {
 	if len(key) > MaxKey {
 		return fmt.Errorf("%w %.40q...: %d bytes, at most %d are allowed", ErrKey, key, len(key), MaxKey)
 	}
-	if strings.IndexByte(key, 0) >= 0 {
-		return fmt.Errorf("%w %q: it contains a NUL byte", ErrKey, key)
+	if !utf8.ValidString(key) || strings.ContainsFunc(key, notPortable) {
+		return fmt.Errorf("%w %q: it contains a control character, a backslash, or what is not UTF-8", ErrKey, key)
 	}
 	for element := range strings.SplitSeq(key, "/") {
 		if fault := elementFault(element); fault != "" {
@@ -44,6 +47,10 @@ func CheckKey(key string) error {
 		}
 	}
 	return nil
+}
+
+func notPortable(r rune) bool {
+	return r < ' ' || r == 0x7f || r == '\\' || r == 0xfffe || r == 0xffff
 }
 
 // elementFault says what keeps an element of a key from being a file name that

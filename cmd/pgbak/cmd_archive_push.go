@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +29,9 @@ is taken is an error and changes nothing.`,
 	}
 }
 
+// pushMemory, in bytes, is what archive-push may use before garbage is collected.
+const pushMemory = 256 << 20
+
 func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	sel, err := a.selected()
 	if err != nil {
@@ -49,6 +53,10 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 		return err
 	}
 	pusher.Processes = sel.processes
+	// The run is over before garbage is worth collecting, and each collection
+	// costs as much as compressing some MiB. Large segments meet the limit.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(pushMemory)
 	result, err := pusher.Push(cmd.Context(), path)
 	for _, w := range result.Warnings {
 		a.log.Warn(w)

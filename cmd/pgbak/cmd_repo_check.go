@@ -41,7 +41,7 @@ long a small request takes. Nothing is written, and no server is asked.
 
 With --probe it tries every promise that pgbak relies on, with objects of its own
 below probe/ in the repository, which it deletes again. That works before init
-too. It takes some hundred requests and about 20 MB in each direction at most.`,
+too. It takes some hundred requests.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := output.check(); err != nil {
@@ -84,7 +84,7 @@ type repoCheckInfo struct {
 // promiseResult is what became of one promise of the storage.
 type promiseResult struct {
 	Promise string `json:"promise"`
-	Result  string `json:"result"` // ok, FAILED, not promised or not needed
+	Result  string `json:"result"` // ok, FAILED or not promised
 	Error   string `json:"error,omitempty"`
 }
 
@@ -92,7 +92,6 @@ const (
 	promiseKept    = "ok"
 	promiseBroken  = "FAILED"
 	promiseNotMade = "not promised"
-	promiseSpare   = "not needed" // broken, but nothing of pgbak depends on it
 )
 
 func (a *app) repoCheck(ctx context.Context, output outputFlag, probe bool) error {
@@ -213,8 +212,6 @@ func (a *app) probe(ctx context.Context, st storage.Store, info *repoCheckInfo) 
 		switch {
 		case errors.Is(err, conformance.ErrNotPromised):
 			p.Result = promiseNotMade
-		case err != nil && c.Spare:
-			p.Result, p.Error = promiseSpare, oneLine(err.Error())
 		case err != nil:
 			p.Result, p.Error = promiseBroken, oneLine(err.Error())
 		}

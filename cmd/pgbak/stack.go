@@ -124,9 +124,9 @@ const (
 	// PostgreSQL keeps the segment and calls again by itself, and a shutdown of
 	// the server waits for this call.
 	pushPatience = 30 * time.Second
-	// attempts is what ends it first when a server refuses at once: their pauses
-	// are a bit more than a minute on average.
-	attempts = 12
+	// attempts is so many that the time above ends it first, also when a server
+	// refuses at once: pauses grow to 30 s, of which the average is half.
+	attempts = 40
 )
 
 // retryPolicy is what the configuration says, or else what fits the command.

@@ -26,9 +26,6 @@ type Check struct {
 	// ConditionalPut tells that only Stores promise this whose Properties say
 	// ConditionalPut.
 	ConditionalPut bool
-	// Spare tells that no key and no object of pgbak depends on it. A Store has
-	// to keep it all the same; a server that somebody runs may be forgiven.
-	Spare bool
 }
 
 // ErrNotPromised is what [Probe] reports of a check that is not run because the
@@ -48,15 +45,15 @@ func (c Check) PromisedBy(p storage.Properties) bool { return p.ConditionalPut |
 // which ends in a slash, and deletes what they have put. After each it calls
 // report, which may be nil, with nil when the promise was kept, [ErrNotPromised],
 // or what came instead. It returns the faults, joined, each with the check's
-// name, but for those of Spare checks. When ctx ends, so does Probe, without a report for the checks that
-// are left, and with the cause.
+// name. When ctx ends, so does Probe, without a report for the checks that are
+// left, and with the cause.
 func Probe(ctx context.Context, st storage.Store, prefix string, report func(Check, error)) error {
 	var faults []error
 	for i, c := range Checks() {
 		err := ErrNotPromised
 		if c.PromisedBy(st.Properties()) {
 			err = c.Try(ctx, st, fmt.Sprintf("%s%d/", prefix, i))
-			if err != nil && !c.Spare {
+			if err != nil {
 				faults = append(faults, fmt.Errorf("%s: %w", c.Name, err))
 			}
 		}

@@ -17,7 +17,7 @@ func objectChecks() []Check {
 		{Name: "an empty object is an object", Run: checkEmptyObject},
 		{Name: "an object of 40 MiB comes back whole", Run: checkLargeObject},
 		{Name: "an absent key is ErrNotExist, also beside objects with similar keys", Run: checkAbsent},
-		{Name: "surprising bytes in keys are kept as they are", Run: checkSurprisingKeys, Spare: true},
+		{Name: "surprising characters in keys are kept as they are", Run: checkSurprisingKeys},
 		{Name: "an invalid key is refused by every operation and is not merely absent", Run: checkInvalidKeys},
 		{Name: "a cancelled context makes every operation fail and nothing happens", Run: checkCancelled},
 	}
@@ -87,7 +87,7 @@ func checkAbsent(ctx context.Context, st storage.Store, prefix string) error {
 func checkSurprisingKeys(ctx context.Context, st storage.Store, prefix string) error {
 	names := []string{
 		" ", "a b", "a%2Fb", "a+b", "a&b=c?d#e", "ä/ö/ü", "a\u0308", "\U0001F418", "...", ".a", "a.", "~", "-rf", "*", "$HOME",
-		`back\slash`, `..\up`, "quote'\"`", "<tag>", "line\nend", "tab\tcr\r", "\x01\x7f", "CON", "a:b", strings.Repeat("x", 255),
+		"quote'\"`", "<tag>&amp;", "CON", "a:b", strings.Repeat("x", 255),
 	}
 	for i, name := range names {
 		key := prefix + name
@@ -117,7 +117,7 @@ func checkInvalidKeys(ctx context.Context, st storage.Store, prefix string) erro
 		return err
 	}
 	for _, key := range []string{
-		"", "/" + prefix + "a", prefix, prefix + "/a", prefix + "./a", prefix + "b/../a", "..", prefix + "a\x00",
+		"", "/" + prefix + "a", prefix, prefix + "/a", prefix + "./a", prefix + "b/../a", "..", prefix + "a\x00", prefix + "a\n", prefix + `a\b`, prefix + "\xff",
 		prefix + storage.TemporaryPrefix + "1", prefix + strings.Repeat("x", 256), prefix + strings.Repeat("xy/", 300) + "z",
 	} {
 		_, getErr := st.Get(ctx, key, storage.Range{})

@@ -18,7 +18,7 @@ func adviceFor(err error) string {
 	}
 	var credentials *credentialsError
 	if errors.As(err, &credentials) {
-		return "give credentials by s3.key-file and s3.secret-file, by the environment variables AWS_ACCESS_KEY_ID " +
+		return "give credentials by s3.credentials, by the environment variables AWS_ACCESS_KEY_ID " +
 			"and AWS_SECRET_ACCESS_KEY, or by a role of the machine or the pod."
 	}
 	var authority x509.UnknownAuthorityError

@@ -111,7 +111,7 @@ func TestNoCredentialsAnywhere(t *testing.T) {
 	o := optionsFor(t, server, "bucket")
 	o.Credentials = CredentialFiles{}
 	_, err := open(t, o).Stat(t.Context(), "key")
-	if err == nil || errors.Is(err, storage.ErrTransient) || !strings.Contains(hint.Of(err), "s3.key-file") {
+	if err == nil || errors.Is(err, storage.ErrTransient) || !strings.Contains(hint.Of(err), "s3.credentials") {
 		t.Errorf("error %v, advice %q", err, hint.Of(err))
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -29,36 +28,15 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	if cause := ended(ctx); cause != nil {
 		return s.failed(ctx, "delete", "", cause)
 	}
-	var many []string
-	for _, key := range keys {
-		if len(keys) > 1 && fitsXML(key) {
-			many = append(many, key)
-			continue
-		}
-		if err := s.deleteOne(ctx, key); err != nil {
-			return err
-		}
+	if len(keys) == 1 {
+		return s.deleteOne(ctx, keys[0])
 	}
-	for some := range slices.Chunk(many, deleteAtOnce) {
+	for some := range slices.Chunk(keys, deleteAtOnce) {
 		if err := s.deleteMany(ctx, some); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// fitsXML tells whether a key can stand in a document, in which keys are sent that
-// are deleted together: XML 1.0 has no control characters, and makes others of some.
-func fitsXML(key string) bool {
-	if !utf8.ValidString(key) {
-		return false
-	}
-	for _, r := range key {
-		if r < ' ' || r == 0x7f || r == 0xfffe || r == 0xffff {
-			return false
-		}
-	}
-	return true
 }
 
 func (s *Store) deleteOne(ctx context.Context, key string) error {
