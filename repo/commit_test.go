@@ -14,6 +14,7 @@ import (
 func TestAStorageThatIsLostIsToldOnce(t *testing.T) {
 	st := faulty.New(mem.New(), func(ctx context.Context, op faulty.Op) error {
 		switch {
+		case op.Name != faulty.OpPutIfAbsent:
 		case strings.HasPrefix(op.Key, "packs/"):
 			return faulty.ErrInjected
 		case strings.HasPrefix(op.Key, "maps/"):
