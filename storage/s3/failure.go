@@ -156,6 +156,9 @@ func (e *serverError) kinds() []error {
 	if e.renewed {
 		return transient
 	}
+	if e.Status/100 == 2 && e.Code == "" {
+		return transient // it may have been S3 all the same: the next attempt tells
+	}
 	switch e.Status {
 	case http.StatusInsufficientStorage:
 		return []error{storage.ErrNoSpace}
