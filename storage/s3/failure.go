@@ -162,13 +162,17 @@ func (e *serverError) kinds() []error {
 	switch e.Status {
 	case http.StatusInsufficientStorage:
 		return []error{storage.ErrNoSpace}
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return nil
+	case http.StatusRequestTimeout:
 		return transient
 	case http.StatusTemporaryRedirect:
 		if e.Region == "" || e.Region == e.region {
 			return transient // the name of a new bucket is not known everywhere yet
 		}
+	}
+	if e.Status/100 == 5 {
+		return transient // also the numbers that networks before a server have of their own, as 522
 	}
 	return nil
 }
