@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
 // maxAnswer bounds an answer that is no object, in bytes. The largest is a page of a
@@ -24,7 +26,8 @@ type answers struct {
 
 // answer is where a request's error is left for the one who waits for it.
 type answer struct {
-	fault *serverError
+	fault  *serverError
+	signed aws.Credentials // that it was asked with
 }
 
 type answerKey struct{}

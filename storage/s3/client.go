@@ -78,7 +78,7 @@ func (s *Store) requestOnce(ctx context.Context, try func(context.Context, func(
 	if asked.fault == nil {
 		return err
 	}
-	return s.identity.renew(ctx, asked.fault)
+	return s.identity.renew(ctx, asked.fault, asked.signed)
 }
 
 // inRegion directs a request to the region that was learned.

@@ -44,8 +44,9 @@
 //
 // [storage.ErrTransient] is what can pass by itself: lost and refused connections,
 // timeouts, answers cut short, a name server that does not answer; the status 408,
-// 429, 500, 502, 503, 504; a conflict with another request (409); and rejected
-// credentials when newer ones are there by now. [storage.ErrThrottled] besides when
+// 429, and 5xx but 501 and 505; a conflict with another request (409); and rejected
+// credentials when newer ones are there by now, and such that cannot be had for the
+// moment. [storage.ErrThrottled] besides when
 // the server says that there are too many requests. A full server or an exhausted
 // quota is [storage.ErrNoSpace]. All else comes again: 403, no such bucket, an
 // unknown certificate, an unknown host. When the context has ended, its cause is

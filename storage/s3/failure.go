@@ -86,7 +86,7 @@ func classify(err error) []error {
 		errors.As(credentials.cause, &lookup) && lookup.Service() == "ec2imds" {
 		return nil // not on an instance of AWS: nobody answers there, ever
 	}
-	if connectionMayRecover(err) {
+	if credentials != nil && credentials.mayRecover() || connectionMayRecover(err) {
 		return []error{storage.ErrTransient}
 	}
 	return nil
