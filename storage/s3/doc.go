@@ -33,7 +33,7 @@
 // first for the checksum. The content of another source, below 128 MiB, is kept in
 // memory as long as the Put lasts. Parts of large objects are kept in memory while
 // they are sent: three parts at most in the whole Store, of 32 MiB each (more
-// only for objects above 312 GiB). Each connection has two buffers of 256 KiB.
+// only for objects above 312 GiB); a Store that has sent some keeps that memory. Each connection has two buffers of 256 KiB.
 //
 // # Errors
 //
