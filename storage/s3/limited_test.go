@@ -9,6 +9,7 @@ import (
 	"github.com/pgbak/pgbak/storage"
 )
 
+// metered is a source that counts what is read of it through a limit and past it.
 type metered struct {
 	storage.Source
 	limited, free *atomic.Int64
