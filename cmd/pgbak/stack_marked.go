@@ -82,7 +82,11 @@ func (s *markedSource) Open() (io.ReadCloser, error) {
 		s.failed = true
 		return nil, err
 	}
-	return &sourceReader{rc, s}, nil
+	r := sourceReader{rc, s}
+	if seeker, ok := rc.(io.Seeker); ok {
+		return &sourceSeeker{r, seeker}, nil
+	}
+	return &r, nil
 }
 
 type sourceReader struct {
@@ -93,6 +97,22 @@ type sourceReader struct {
 func (r *sourceReader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	if err != nil && err != io.EOF {
+		r.source.failed = true
+	}
+	return n, err
+}
+
+// sourceSeeker has Seek too: without it a driver that sends over a network would
+// copy all content to memory, see storage.Source.
+type sourceSeeker struct {
+	sourceReader
+	io.Seeker
+}
+
+// Seek implements io.Seeker.
+func (r *sourceSeeker) Seek(offset int64, whence int) (int64, error) {
+	n, err := r.Seeker.Seek(offset, whence)
+	if err != nil {
 		r.source.failed = true
 	}
 	return n, err

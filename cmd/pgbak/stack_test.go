@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/limit"
 	"github.com/pgbak/pgbak/storage/mem"
 	"github.com/pgbak/pgbak/storage/readonly"
 	"github.com/pgbak/pgbak/storage/retry"
@@ -122,5 +126,36 @@ func TestTheProbeShowsEachPromise(t *testing.T) {
 	}
 	if r, err := count(overwriting{mem.New()}); err == nil || r[promiseBroken] == 0 || r[promiseKept] == 0 {
 		t.Errorf("one that overwrites: %v, %v", r, err)
+	}
+}
+
+// seekable notes whether the content of a Put can be read again from its start.
+type seekable struct {
+	storage.Store
+	yes bool
+}
+
+func (s *seekable) Put(ctx context.Context, key string, src storage.Source, o storage.PutOptions) error {
+	r, err := src.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, s.yes = r.(io.Seeker)
+	return s.Store.Put(ctx, key, src, o)
+}
+
+func TestContentReachesTheDriverWithItsSeek(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "content")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for title, src := range map[string]storage.Source{"bytes": storage.Bytes([]byte("content")), "a file": storage.File(file, 7)} {
+		// The decorators that touch content, in the order of openStore.
+		driver := &seekable{Store: mem.New()}
+		st := marked{retry.New(limit.New(driver, limit.Limits{Upload: 1 << 30}), retry.Default())}
+		if err := st.Put(t.Context(), "key", src, storage.PutOptions{}); err != nil || !driver.yes {
+			t.Errorf("%s: error %v, content with Seek %v: a driver must copy it to memory", title, err, driver.yes)
+		}
 	}
 }

@@ -76,7 +76,7 @@ func (e *serverError) advice() string {
 		return "set s3.region and s3.endpoint to those of the bucket."
 	case e.Code == "" && wantsTLS(e.Status, e.text):
 		return "the server speaks TLS at this port: use https:// in s3.endpoint."
-	case e.Code == "" && e.Status == http.StatusForbidden:
+	case e.Code == "" && (e.Status == http.StatusForbidden || e.Status/100 == 2):
 		return "check s3.endpoint: what answered is not S3, perhaps a proxy in between."
 	case e.Code == "" && e.Status == http.StatusNotFound:
 		return "check s3.endpoint and the bucket's name: the answer does not come from S3."

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
 )
 
 // maxAnswer bounds an answer that is no object, in bytes. The largest is a page of a
@@ -24,7 +26,8 @@ type answers struct {
 
 // answer is where a request's error is left for the one who waits for it.
 type answer struct {
-	fault *serverError
+	fault  *serverError
+	signed aws.Credentials // that it was asked with
 }
 
 type answerKey struct{}
@@ -54,12 +57,26 @@ func (a *answers) Do(r *http.Request) (*http.Response, error) {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	fault := parseError(response, body)
 	// S3 begins some answers with 200 before it knows how the work ends.
-	if !ok || fault.Code != "" {
+	if !ok || fault.Code != "" || foreign(response, body, fault.document) {
 		if asked, found := r.Context().Value(answerKey{}).(*answer); found {
 			asked.fault = fault
 		}
 	}
 	return response, nil
+}
+
+// foreign tells that a success is none of S3: a proxy that wants a login answers every
+// request with its page and status 200, and then nothing was stored or deleted.
+func foreign(response *http.Response, body []byte, document string) bool {
+	switch r := response.Request; r.Method {
+	case http.MethodPut:
+		return response.Header.Get("ETag") == ""
+	case http.MethodDelete:
+		return len(body) > 0
+	case http.MethodPost:
+		return r.URL.Query().Has("delete") && document != "DeleteResult"
+	}
+	return false
 }
 
 // wantsTLS recognises the answer of a port that speaks TLS to who does not, which
@@ -80,6 +97,8 @@ type serverError struct {
 	// RequestID is for asking the people who run the server.
 	RequestID string `xml:"RequestId"`
 
+	document string // the name of the answer's XML document, if it is one
+
 	region  string // that the request was signed for
 	server  string // its name by its own account
 	renewed bool   // there are other credentials now than those that were rejected
@@ -92,10 +111,14 @@ func parseError(response *http.Response, body []byte) *serverError {
 		XMLName xml.Name
 		serverError
 	}
-	if err := xml.Unmarshal(body, &document); err == nil && document.XMLName.Local == "Error" {
+	err := xml.Unmarshal(body, &document)
+	if err == nil && document.XMLName.Local == "Error" {
 		*e = document.serverError
 	} else {
 		e.text = oneLine(body)
+	}
+	if err == nil {
+		e.document = document.XMLName.Local
 	}
 	e.Status = response.StatusCode
 	if region := response.Header.Get("X-Amz-Bucket-Region"); region != "" {

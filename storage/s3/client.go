@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/config"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
+
+	"github.com/pgbak/pgbak/internal/hint"
 )
 
 // connect makes the SDK's client. It sends nothing.
@@ -51,7 +54,13 @@ func (s *Store) connect(ctx context.Context) error {
 	})
 	s.o.Region = cfg.Region
 	if base := s.client.Options().BaseEndpoint; base != nil {
-		s.o.Endpoint = *base // the environment of the AWS tools may name one too
+		// The environment of the AWS tools may name one too, which nobody has checked:
+		// with a password in it, it would stand in every error.
+		if u, err := url.Parse(*base); err != nil || u.User != nil {
+			return hint.Wrap(errors.New("the endpoint that the environment of the AWS tools names holds credentials, or is no URL"),
+				"write it as https://s3.example.com or https://s3.example.com:9000, and give credentials by files or the environment.")
+		}
+		s.o.Endpoint = *base
 		s.location = s.o.location()
 	}
 	return nil
@@ -78,7 +87,7 @@ func (s *Store) requestOnce(ctx context.Context, try func(context.Context, func(
 	if asked.fault == nil {
 		return err
 	}
-	return s.identity.renew(ctx, asked.fault)
+	return s.identity.renew(ctx, asked.fault, asked.signed)
 }
 
 // inRegion directs a request to the region that was learned.

@@ -36,7 +36,8 @@ func openContent(ctx context.Context, src storage.Source) (*content, error) {
 	seeker, seeks := r.(io.ReadSeeker)
 	if seeks {
 		c.r = seeker
-		err = storage.CopySource(ctx, sum, opened{r, c.size})
+		// What is only hashed does not count for a limit of bandwidth: it is not sent.
+		err = storage.CopySource(ctx, sum, opened{storage.Unpaced(r), c.size})
 	} else {
 		var kept bytes.Buffer
 		kept.Grow(int(c.size)) // less than MultipartFrom

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -89,7 +90,7 @@ func (c *fileCredentials) look(now time.Time) (aws.Credentials, error) {
 		}
 		info, err := os.Stat(path)
 		if err != nil {
-			return aws.Credentials{}, err // names the path
+			return aws.Credentials{}, &fileError{err} // names the path
 		}
 		state[i] = fileState{info.ModTime(), info.Size()}
 	}
@@ -104,7 +105,7 @@ func (c *fileCredentials) look(now time.Time) (aws.Credentials, error) {
 		}
 		value, err := readCredential(path)
 		if err != nil {
-			return aws.Credentials{}, err
+			return aws.Credentials{}, &fileError{err}
 		}
 		values[i] = value
 	}
@@ -148,6 +149,23 @@ type credentialsError struct {
 	had   bool // there were credentials before
 }
 
+// mayRecover tells that there will be credentials again: the service that gives them is in
+// trouble, or files that were good are being written anew at this moment.
+func (e *credentialsError) mayRecover() bool {
+	var file *fileError
+	if errors.As(e.cause, &file) {
+		return e.had
+	}
+	var service interface{ HTTPStatusCode() int }
+	return errors.As(e.cause, &service) &&
+		(service.HTTPStatusCode()/100 == 5 || service.HTTPStatusCode() == http.StatusTooManyRequests)
+}
+
+// fileError is a file that has no credential.
+type fileError struct{ error }
+
+func (e *fileError) Unwrap() error { return e.error }
+
 func (e *credentialsError) Error() string { return "credentials: " + e.cause.Error() }
 func (e *credentialsError) Unwrap() error { return e.cause }
 
@@ -160,6 +178,9 @@ func (i *identity) Retrieve(ctx context.Context) (aws.Credentials, error) {
 		return value, &credentialsError{cause: err, had: i.used.HasKeys()}
 	}
 	i.used = value
+	if asked, found := ctx.Value(answerKey{}).(*answer); found {
+		asked.signed = value
+	}
 	return value, nil
 }
 
@@ -171,14 +192,12 @@ func (i *identity) provider() aws.CredentialsProvider {
 }
 
 // renew looks for other credentials when the server has rejected those that it got,
-// and notes in the error whether there are some.
-func (i *identity) renew(ctx context.Context, said *serverError) error {
+// used, and notes in the error whether there are some. Another request may have got
+// them meanwhile, so the last that were given out tell nothing.
+func (i *identity) renew(ctx context.Context, said *serverError, used aws.Credentials) error {
 	if !said.rejectsCredentials() {
 		return said
 	}
-	i.mu.Lock()
-	used := i.used
-	i.mu.Unlock()
 	var value aws.Credentials
 	var err error
 	if i.files != nil {

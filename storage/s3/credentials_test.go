@@ -1,8 +1,10 @@
 package s3
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -113,5 +115,95 @@ func TestNoCredentialsAnywhere(t *testing.T) {
 	_, err := open(t, o).Stat(t.Context(), "key")
 	if err == nil || errors.Is(err, storage.ErrTransient) || !strings.Contains(hint.Of(err), "s3.credentials") {
 		t.Errorf("error %v, advice %q", err, hint.Of(err))
+	}
+}
+
+func TestCredentialsThatChangeUnderARequestAreTransientForAll(t *testing.T) {
+	var valid atomic.Value
+	valid.Store("first")
+	slow, arrived := make(chan struct{}), make(chan struct{})
+	server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/slow") {
+			arrived <- struct{}{}
+			<-slow
+		}
+		if !strings.Contains(r.Header.Get("Authorization"), "Credential="+valid.Load().(string)+"/") {
+			sayError(w, 403, "InvalidAccessKeyId")
+			return
+		}
+		w.WriteHeader(204)
+	})
+	o := optionsFor(t, server, "bucket")
+	writeFile(t, o.Credentials.KeyFile, "first")
+	s := open(t, o)
+	result := make(chan error)
+	go func() { result <- s.Delete(context.WithoutCancel(t.Context()), "slow") }()
+	<-arrived
+	// Another request takes the new ones while the first is under way with the old.
+	writeFile(t, o.Credentials.KeyFile, "second")
+	valid.Store("second")
+	if _, err := s.identity.files.again(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "quick"); err != nil {
+		t.Fatal(err)
+	}
+	close(slow)
+	if err := <-result; !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("error %v, want a transient one: there are newer credentials than those of this request", err)
+	}
+}
+
+func TestCredentialsThatCannotBeReadForAMomentAreTransient(t *testing.T) {
+	server := toyServer(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })
+	o := optionsFor(t, server, "bucket")
+	s := open(t, o)
+	if err := s.Delete(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s.identity.files.clock = func() time.Time { now = now.Add(lookEvery); return now }
+	secret := o.Credentials.SecretFile
+	writeFile(t, secret, "") // as who writes it anew does, for a moment
+	if err := s.Delete(t.Context(), "key"); !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("an empty file gave %v, want a transient error", err)
+	}
+	if err := os.Remove(secret); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "key"); !errors.Is(err, storage.ErrTransient) || errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("a missing file gave %v, want a transient error", err)
+	}
+	writeFile(t, secret, "secret")
+	if err := s.Delete(t.Context(), "key"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATroubledCredentialServiceIsTransient(t *testing.T) {
+	sts := toyServer(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no healthy upstream", http.StatusServiceUnavailable) })
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONFIG_FILE", t.TempDir()+"/none")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", t.TempDir()+"/none")
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", sts.URL+"/v1/credentials")
+	t.Setenv("AWS_MAX_ATTEMPTS", "1")
+	o := optionsFor(t, sts, "bucket")
+	o.Credentials = CredentialFiles{}
+	_, err := open(t, o).Stat(t.Context(), "key")
+	if err == nil || !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("containers' service: error %v, want a transient one", err)
+	}
+	token := t.TempDir() + "/token"
+	writeFile(t, token, "token")
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
+	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pgbak")
+	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", token)
+	t.Setenv("AWS_ENDPOINT_URL_STS", sts.URL)
+	_, err = open(t, o).Stat(t.Context(), "key")
+	if err == nil || !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("web identity: error %v, want a transient one", err)
 	}
 }

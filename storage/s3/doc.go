@@ -34,7 +34,7 @@
 // first for the checksum. The content of another source, below 128 MiB, is kept in
 // memory as long as the Put lasts. Parts of large objects are kept in memory while
 // they are sent: three parts at most in the whole Store, of 32 MiB each (more
-// only for objects above 312 GiB). Each connection has two buffers of 256 KiB.
+// only for objects above 312 GiB); a Store that has sent some keeps that memory. Each connection has two buffers of 256 KiB.
 //
 // # Errors
 //
@@ -45,8 +45,9 @@
 //
 // [storage.ErrTransient] is what can pass by itself: lost and refused connections,
 // timeouts, answers cut short, a name server that does not answer; the status 408,
-// 429, 500, 502, 503, 504; a conflict with another request (409); and rejected
-// credentials when newer ones are there by now. [storage.ErrThrottled] besides when
+// 429, and 5xx but 501 and 505; a conflict with another request (409); and rejected
+// credentials when newer ones are there by now, and such that cannot be had for the
+// moment. [storage.ErrThrottled] besides when
 // the server says that there are too many requests. A full server or an exhausted
 // quota is [storage.ErrNoSpace]. All else comes again: 403, no such bucket, an
 // unknown certificate, an unknown host. When the context has ended, its cause is

@@ -86,7 +86,7 @@ func classify(err error) []error {
 		errors.As(credentials.cause, &lookup) && lookup.Service() == "ec2imds" {
 		return nil // not on an instance of AWS: nobody answers there, ever
 	}
-	if connectionMayRecover(err) {
+	if credentials != nil && credentials.mayRecover() || connectionMayRecover(err) {
 		return []error{storage.ErrTransient}
 	}
 	return nil
@@ -156,16 +156,23 @@ func (e *serverError) kinds() []error {
 	if e.renewed {
 		return transient
 	}
+	if e.Status/100 == 2 && e.Code == "" {
+		return transient // it may have been S3 all the same: the next attempt tells
+	}
 	switch e.Status {
 	case http.StatusInsufficientStorage:
 		return []error{storage.ErrNoSpace}
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
-		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return nil
+	case http.StatusRequestTimeout:
 		return transient
 	case http.StatusTemporaryRedirect:
 		if e.Region == "" || e.Region == e.region {
 			return transient // the name of a new bucket is not known everywhere yet
 		}
+	}
+	if e.Status/100 == 5 {
+		return transient // also the numbers that networks before a server have of their own, as 522
 	}
 	return nil
 }

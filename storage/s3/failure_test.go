@@ -46,6 +46,8 @@ func TestWhatTheServerSaysIsClassed(t *testing.T) {
 		{503, "", transient, ""},
 		{503, "XMinioServerNotInitialized", transient, ""},
 		{504, "", transient, ""},
+		{505, "", nil, ""},
+		{522, "", transient, ""},
 		{503, "SlowDown", throttled, ""},
 		{503, "SlowDownRead", throttled, ""},
 		{503, "SlowDownWrite", throttled, ""},

@@ -202,6 +202,7 @@ func TestASlowTransferIsNoStall(t *testing.T) {
 	server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		if r.Method == http.MethodPut {
+			w.Header().Set("ETag", `"e"`)
 			return
 		}
 		w.Header().Set("Content-Length", "10")

@@ -108,15 +108,24 @@ func describe(output *awss3.GetObjectOutput, r storage.Range) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	want := r.Offset
-	if want < 0 {
-		want = max(size+want, 0)
-	}
-	if first != want || last-first+1 != f.length || last >= size {
+	wantFirst, wantLast := span(r, size)
+	if first != wantFirst || last != wantLast || last-first+1 != f.length {
 		return found{}, fmt.Errorf("the server sent the range %q with %d bytes, not that which was asked for", *output.ContentRange, f.length)
 	}
 	f.size = size
 	return f, nil
+}
+
+// span is what the request of rangeHeader selects of an object of size bytes. A
+// server may send less (RFC 9110, section 15.3.7), which would look like the end.
+func span(r storage.Range, size int64) (first, last int64) {
+	switch {
+	case r.Offset < 0:
+		return max(size+max(r.Offset, -maxOffset), 0), size - 1
+	case r.Length == 0 || r.Length > size-1-r.Offset:
+		return r.Offset, size - 1
+	}
+	return r.Offset, r.Offset + r.Length - 1
 }
 
 // parseContentRange reads "bytes 0-0/1234", RFC 9110, section 14.4.

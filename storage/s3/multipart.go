@@ -37,7 +37,7 @@ func (s *Store) putLarge(ctx context.Context, key string, src storage.Source, o 
 			return err
 		}
 	}
-	u := &upload{store: s, key: key, spare: make(chan []byte, partsAtOnce)}
+	u := &upload{store: s, key: key}
 	if err := u.begin(ctx); err != nil {
 		return s.failed(ctx, "put", key, err)
 	}
@@ -60,7 +60,6 @@ type upload struct {
 	key   string
 	id    *string
 	parts []types.CompletedPart
-	spare chan []byte // of parts that were sent, to be used for the next
 }
 
 func (u *upload) begin(ctx context.Context) error {
@@ -95,18 +94,17 @@ func (u *upload) send(ctx context.Context, src storage.Source) error {
 	u.parts = make([]types.CompletedPart, (size+partSize-1)/partSize)
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i := range u.parts {
-		if !s.acquirePart(groupCtx) {
+		b, ok := s.acquirePart(groupCtx, min(partSize, size-int64(i)*partSize))
+		if !ok {
 			break
 		}
-		b := u.buffer(partSize)[:min(partSize, size-int64(i)*partSize)]
 		if _, err := io.ReadFull(r, b); err != nil {
-			s.releasePart()
+			s.releasePart(b)
 			group.Go(func() error { return sourceFault(u.key, err) })
 			break
 		}
 		group.Go(func() error {
-			defer s.releasePart()
-			defer func() { u.spare <- b[:cap(b)] }()
+			defer s.releasePart(b)
 			return u.sendPart(groupCtx, i, b)
 		})
 	}
@@ -125,15 +123,6 @@ func (u *upload) send(ctx context.Context, src storage.Source) error {
 	return nil
 }
 
-func (u *upload) buffer(size int64) []byte {
-	select {
-	case b := <-u.spare:
-		return b
-	default:
-		return make([]byte, size)
-	}
-}
-
 // sourceFault is a failure of the caller's content; it is marked so that nothing
 // takes it for one of the storage.
 func sourceFault(key string, err error) error {
@@ -143,16 +132,20 @@ func sourceFault(key string, err error) error {
 	return &failure{text: fmt.Sprintf("put %q: copy content: %v", key, err), cause: err}
 }
 
-func (s *Store) acquirePart(ctx context.Context) bool {
+// acquirePart waits for the memory of a part of size bytes; false if ctx ends before.
+func (s *Store) acquirePart(ctx context.Context, size int64) ([]byte, bool) {
 	select {
-	case s.parts <- struct{}{}:
-		return true
+	case b := <-s.parts:
+		if int64(cap(b)) < size {
+			b = make([]byte, size)
+		}
+		return b[:size], true
 	case <-ctx.Done():
-		return false
+		return nil, false
 	}
 }
 
-func (s *Store) releasePart() { <-s.parts }
+func (s *Store) releasePart(b []byte) { s.parts <- b }
 
 func (u *upload) sendPart(ctx context.Context, i int, b []byte) error {
 	s := u.store

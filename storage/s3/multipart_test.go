@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -198,5 +200,39 @@ func TestACompletionThatFailsAfter200IsAnError(t *testing.T) {
 		if !errors.Is(err, storage.ErrTransient) || !aborted {
 			t.Errorf("%q: error %v, aborted %v", body, err, aborted)
 		}
+	}
+}
+
+func TestPartsInMemoryAreBoundedForAllPutsTogether(t *testing.T) {
+	const part, puts, partsOfEach = 8 << 20, 6, 5
+	server := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("ETag", `"e"`)
+		query := r.URL.Query()
+		switch {
+		case query.Has("uploads"):
+			fmt.Fprint(w, "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>")
+		case r.Method == http.MethodPost:
+			fmt.Fprint(w, `<CompleteMultipartUploadResult><ETag>"e"</ETag></CompleteMultipartUploadResult>`)
+		}
+	})
+	o := optionsFor(t, server, "bucket")
+	o.MultipartFrom, o.PartSize = 1, part
+	s := open(t, o)
+	src := storage.Bytes(make([]byte, part*partsOfEach))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var wg sync.WaitGroup
+	for i := range puts {
+		wg.Go(func() {
+			if err := s.Put(t.Context(), fmt.Sprint(i), src, storage.PutOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > (partsAtOnce+1)*part {
+		t.Errorf("%d puts of %d parts took %d MiB, want at most %d parts of %d MiB", puts, partsOfEach, got>>20, partsAtOnce, part>>20)
 	}
 }

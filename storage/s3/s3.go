@@ -74,8 +74,9 @@ type Store struct {
 	// region is where the bucket turned out to be, when that is not o.Region.
 	region atomic.Pointer[string]
 	hasPut atomic.Bool // once at least
-	// parts has a token for each part of a large object that may be in memory.
-	parts chan struct{}
+	// parts has the memory of each part of a large object that nobody is sending; nil
+	// where there was none yet.
+	parts chan []byte
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -88,7 +89,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	o.setDefaults()
-	s := &Store{o: o, location: o.location(), parts: make(chan struct{}, partsAtOnce)}
+	s := &Store{o: o, location: o.location(), parts: make(chan []byte, partsAtOnce)}
+	for range partsAtOnce {
+		s.parts <- nil
+	}
 	if err := s.connect(ctx); err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.location, err)
 	}

@@ -74,6 +74,7 @@ func TestPutSendsWhatItSigned(t *testing.T) {
 				t.Errorf("header %s is %q, want %q", name, r.Header.Get(name), value)
 			}
 		}
+		w.Header().Set("ETag", `"e"`)
 	})
 	o := optionsFor(t, server, "bucket")
 	o.StorageClass, o.SSE, o.KMSKeyID = "STANDARD_IA", "aws:kms", "some-key"
