@@ -412,6 +412,41 @@ func TestTwoUpgradesAtOnceAreOneIfTheyAreOfOneCluster(t *testing.T) {
 	}
 }
 
+// TestAnInitThatIsOvertakenByAnotherOpensWhatThatMade lets the other one run
+// between each two operations.
+func TestAnInitThatIsOvertakenByAnotherOpensWhatThatMade(t *testing.T) {
+	eachRepository(t, func(t *testing.T, passphrase string) {
+		ctx := context.Background()
+		for n := 1; ; n++ {
+			base := mem.New()
+			var other *Stanza
+			st := faulty.New(base, func(_ context.Context, op faulty.Op) error {
+				if op.N == n {
+					other = testRepository(t, base, passphrase)
+				}
+				return nil
+			}, nil)
+			r, err := Create(ctx, st, fixtureOptions(passphrase))
+			var s *Stanza
+			if err == nil {
+				s, err = r.CreateStanza(ctx, "main", testIdentity())
+			}
+			if err != nil {
+				t.Fatalf("overtaken before operation %d: %v", n, err)
+			}
+			if other == nil {
+				if n < 8 {
+					t.Errorf("%d operations only", n)
+				}
+				return
+			}
+			if r.Config().ID != other.repo.Config().ID || s.Current() != other.Current() {
+				t.Errorf("overtaken before operation %d: two repositories", n)
+			}
+		}
+	})
+}
+
 func putSomeWAL(t *testing.T, s *Stanza) {
 	t.Helper()
 	c := NewWALContent(storage.Bytes([]byte("1\t0/2000000\tno reason\n")))
