@@ -56,8 +56,12 @@ func (d *destination) begin(o Options, pageSize int) (err error) {
 	return nil
 }
 
-// find gives the parent's file of that path, nil when there is none.
+// find gives the parent's file of that path, nil when there is none. It ends
+// with the destination, too.
 func (d *destination) find(ctx context.Context, path string) *repo.ParentFile {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(d.ctx, func() { cancel(context.Cause(d.ctx)) })()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended {
@@ -76,11 +80,11 @@ func (d *destination) cause() error {
 // fail gives the destination up. It does not wait: what is on its way is told
 // to end, and end waits for it.
 func (d *destination) fail(err error) {
+	d.cancel(err) // before the lock: a look into the parent may hold that, and ends now
 	d.mu.Lock()
 	d.ended, d.err = true, err
 	d.mu.Unlock()
 	d.failed.Store(true)
-	d.cancel(err)
 }
 
 // end ends the writer of a destination that has failed. When the repository is

@@ -51,6 +51,11 @@ func (p place) open(t *testing.T) Repository {
 // copyTree does the part of a run that needs no server: begin, copy, commit.
 func copyTree(t *testing.T, root string, to ...Repository) ([]RepositoryResult, error) {
 	t.Helper()
+	return copyTreeOf(t, root, func(*destinations) {}, to...)
+}
+
+// copyTreeOf does besides something with the destinations during the copy.
+func copyTreeOf(t *testing.T, root string, besides func(*destinations), to ...Repository) ([]RepositoryResult, error) {
 	ctx := t.Context()
 	o := Options{Repositories: to, PGData: root, Processes: 2, Clock: time.Now, Log: slog.New(slog.DiscardHandler)}.withDefaults()
 	r := &run{o: o, to: newDestinations(ctx, o), header: repo.BackupHeader{Timeline: 1}, pages: &pageErrors{},
@@ -58,6 +63,7 @@ func copyTree(t *testing.T, root string, to ...Repository) ([]RepositoryResult, 
 	r.info.BlockSize = testPage
 	err := r.begin(ctx)
 	if err == nil {
+		go besides(r.to)
 		w := &walker{root: root, version: testVersion, owners: newOwners(), tablespaces: map[string]bool{}, warn: r.warn}
 		err = newCopier(o, r.to, r.control).copy(ctx, w)
 	}

@@ -116,7 +116,7 @@ func (w *BackupWriter) makeDataKey() error {
 // so either it sees our pin or we see its tomb.
 func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 	s := w.stanza
-	manifests, err := s.manifests(ctx)
+	manifests, err := s.manifestsBefore(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +146,20 @@ func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 		return nil, fmt.Errorf("open parent %s: %w", parent, err)
 	}
 	return b, nil
+}
+
+// manifestsBefore lists what is there before a backup begins, and makes sure
+// that no identity is lost: the backup, and the WAL that archive-push stores
+// meanwhile, would go under an earlier one of the same cluster.
+func (s *Stanza) manifestsBefore(ctx context.Context) (manifests []BackupInfo, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.repo.checkIdentities(ctx, s.name) })
+	group.Go(func() (err error) {
+		manifests, err = s.manifests(ctx)
+		return err
+	})
+	err = group.Wait()
+	return manifests, err
 }
 
 // openParent opens a pinned backup; nil when it was expired meanwhile or

@@ -32,7 +32,8 @@ func (w *BackupWriter) finishHeader(h BackupHeader) (BackupHeader, error) {
 		}
 		w.tables.packs[i].size = size
 	}
-	return h, w.collectKeys(&h)
+	err := w.collectKeys(&h) // not in the return: which of the two comes first there is not laid down
+	return h, err
 }
 
 // collectKeys gives the header the wrapped data key of every operation whose frames are used.

@@ -208,7 +208,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	}
 	c.mu.Unlock()
 	if !ok {
-		c.read(ctx, id, e)
+		c.readFor(ctx, id, e)
 	}
 	select {
 	case <-e.done:
@@ -247,6 +247,15 @@ func (c *footerCache) readAhead(id packID) {
 		}
 		c.keep(p.id, e)
 	}
+}
+
+// readFor is read for who asks. It ends with the writer, too: workers serve
+// other repositories, which must not wait for one that has failed.
+func (c *footerCache) readFor(ctx context.Context, id packID, e *footerEntry) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })()
+	c.read(ctx, id, e)
 }
 
 // read is for who has made the entry.

@@ -87,6 +87,9 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 		return nil, err
 	}
 	if err := refuseRemains(ctx, st); err != nil {
+		if _, _, now := readConfig(ctx, st); now == nil {
+			return Open(ctx, st, o) // another init was quicker: what looked like remains is its work
+		}
 		return nil, err
 	}
 	conditional := st.Properties().ConditionalPut

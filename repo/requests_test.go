@@ -144,7 +144,7 @@ func headersOf(t *testing.T, s *Stanza, n int) {
 }
 
 func TestBeginningABackupReadsNoMoreHeadersThanItNeeds(t *testing.T) {
-	const pins = ", 1 get pins, 1 list backups, 1 list pins, 1 list tombs, 1 put pins"
+	const pins = ", 1 get pins, 1 list backups, 1 list pins, 1 list stanzas, 1 list tombs, 1 put pins"
 	for _, test := range []struct {
 		title   string
 		backups int
@@ -155,18 +155,18 @@ func TestBeginningABackupReadsNoMoreHeadersThanItNeeds(t *testing.T) {
 	}{
 		{"of none", 0, nil, 0, pins[2:], 4},
 		// The header of the parent; whether it has a tomb; its tables; its files.
-		{"of one", 1, nil, 1, "1 get pins, 1 list backups, 1 list pins, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
-		{"of sixty", 60, nil, 60, "1 get pins, 1 list backups, 1 list pins, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
+		{"of one", 1, nil, 1, "1 get pins, 1 list backups, 1 list pins, 1 list stanzas, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
+		{"of sixty", 60, nil, 60, "1 get pins, 1 list backups, 1 list pins, 1 list stanzas, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
 		{"of three, the newest damaged", 3, func(t *testing.T, s *Stanza) {
 			if err := faulty.Flip(context.Background(), s.repo.store, manifestKey(s.name, s.labelsThere(t)[2]), 40, 1); err != nil {
 				t.Fatal(err)
 			}
-		}, 2, "1 get pins, 1 list backups, 1 list pins, 1 list tombs, 1 put pins, 1 stat tombs, 4 get backups", 9},
+		}, 2, "1 get pins, 1 list backups, 1 list pins, 1 list stanzas, 1 list tombs, 1 put pins, 1 stat tombs, 4 get backups", 9},
 		{"of two, the newest with a tomb", 2, func(t *testing.T, s *Stanza) {
 			if err := s.repo.store.Put(context.Background(), tombKey(s.name, s.labelsThere(t)[1]), storage.Bytes(nil), storage.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
-		}, 1, "1 get pins, 1 list backups, 1 list pins, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
+		}, 1, "1 get pins, 1 list backups, 1 list pins, 1 list stanzas, 1 list tombs, 1 put pins, 1 stat tombs, 3 get backups", 8},
 	} {
 		t.Run(test.title, func(t *testing.T) {
 			st := mem.New()
@@ -328,6 +328,9 @@ func TestIdentitiesThatAreMissing(t *testing.T) {
 		if _, err := s.Catalog(ctx); !errors.Is(err, ErrDamaged) {
 			t.Errorf("the catalogue: %v", err)
 		}
+		if _, err := s.BeginBackup(ctx, s.Current(), BeginOptions{Type: Full, PageSize: testPage}); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a backup: %v", err)
+		}
 	})
 }
 
@@ -410,6 +413,41 @@ func TestTwoUpgradesAtOnceAreOneIfTheyAreOfOneCluster(t *testing.T) {
 			t.Errorf("of two clusters: %+v, %v", second, err)
 		}
 	}
+}
+
+// TestAnInitThatIsOvertakenByAnotherOpensWhatThatMade lets the other one run
+// between each two operations.
+func TestAnInitThatIsOvertakenByAnotherOpensWhatThatMade(t *testing.T) {
+	eachRepository(t, func(t *testing.T, passphrase string) {
+		ctx := context.Background()
+		for n := 1; ; n++ {
+			base := mem.New()
+			var other *Stanza
+			st := faulty.New(base, func(_ context.Context, op faulty.Op) error {
+				if op.N == n {
+					other = testRepository(t, base, passphrase)
+				}
+				return nil
+			}, nil)
+			r, err := Create(ctx, st, fixtureOptions(passphrase))
+			var s *Stanza
+			if err == nil {
+				s, err = r.CreateStanza(ctx, "main", testIdentity())
+			}
+			if err != nil {
+				t.Fatalf("overtaken before operation %d: %v", n, err)
+			}
+			if other == nil {
+				if n < 8 {
+					t.Errorf("%d operations only", n)
+				}
+				return
+			}
+			if r.Config().ID != other.repo.Config().ID || s.Current() != other.Current() {
+				t.Errorf("overtaken before operation %d: two repositories", n)
+			}
+		}
+	})
 }
 
 func putSomeWAL(t *testing.T, s *Stanza) {

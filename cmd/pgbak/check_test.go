@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,6 +133,12 @@ func TestPGDataAndTheServerMustBeOneCluster(t *testing.T) {
 
 func TestAfterAnUpgradeTheStanzaTakesTheNewIdentity(t *testing.T) {
 	s := newSite(t, plainConfig)
+	if o := s.run(t, "init", "--upgrade"); o.code != exitRepository || !strings.Contains(o.stderr, "hint: ") {
+		t.Errorf("init --upgrade of nothing: exit %d\n%s", o.code, o.stderr)
+	}
+	if _, err := os.Stat(s.path("repo")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("init --upgrade has made a repository (%v)", err)
+	}
 	s.mustRun(t, "init")
 	s.write(t, "data/global/pg_control", sample(t, 18, "pg_control.production.gz"))
 	if o := s.run(t, "init"); o.code != exitRepository {

@@ -98,7 +98,11 @@ func (a *app) compareServer(ctx context.Context, s stanzaConfig, id repo.Identit
 }
 
 func (a *app) initRepository(ctx context.Context, rc repositoryConfig, stanza string, id repo.Identity, upgrade bool) error {
-	r, err := a.openRepository(ctx, rc, toCreate)
+	to := toCreate
+	if upgrade {
+		to = toWrite // what is upgraded is there: a new repository where the url is wrong helps nobody
+	}
+	r, err := a.openRepository(ctx, rc, to)
 	if err != nil {
 		return err
 	}
