@@ -181,7 +181,9 @@ func TestCredentialsThatCannotBeReadForAMomentAreTransient(t *testing.T) {
 }
 
 func TestATroubledCredentialServiceIsTransient(t *testing.T) {
-	sts := toyServer(t, func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no healthy upstream", http.StatusServiceUnavailable) })
+	sts := toyServer(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+	})
 	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
 		t.Setenv(name, "")
 	}
