@@ -38,14 +38,14 @@ func buildFixture(ctx context.Context, st storage.Store, o Options) (*Stanza, er
 	}
 	var labels []Label
 	for n, c := range []codec.ID{codec.Zstd, codec.S2, codec.None} {
-		r.o.Compression = Compression{c, codec.DefaultZstdLevel, true}
+		r.o.Compression = Compression{codec: c, level: codec.DefaultZstdLevel, walLevel: codec.DefaultZstdLevel, set: true}
 		h, err := writeFixtureBackup(ctx, s, n)
 		if err != nil {
 			return nil, err
 		}
 		labels = append(labels, h.Label)
 	}
-	r.o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel, true}
+	r.o.Compression = defaultCompression()
 	wal := fixtureWAL()
 	for _, name := range sortedKeys(wal) {
 		f, err := postgres.ParseWALFile(name, fixtureSegment)

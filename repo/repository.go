@@ -32,9 +32,24 @@ type Options struct {
 // Compression is how new frames and WAL are compressed; what is read says
 // itself how it was written. The zero value is the default, ParseCompression("").
 type Compression struct {
-	codec codec.ID
-	level int
-	set   bool
+	codec    codec.ID
+	level    int // of frames
+	walLevel int
+	set      bool
+}
+
+// defaultWALLevel is that of zstd where the configuration names none. Frames of
+// WAL have 1 MiB, in which level 3 finds a sixth more than level 2 for a tenth
+// more CPU time; in those of 128 KiB it finds next to nothing.
+const defaultWALLevel = 3
+
+func defaultCompression() Compression {
+	return Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walLevel: defaultWALLevel, set: true}
+}
+
+// forWAL is what matters of the setting for WAL.
+func (c Compression) forWAL() Compression {
+	return Compression{codec: c.codec, level: c.walLevel, walLevel: c.walLevel, set: true}
 }
 
 // ParseCompression reads the configuration's "zstd", "zstd:LEVEL", "s2" or "none".
@@ -42,13 +57,13 @@ func ParseCompression(s string) (Compression, error) {
 	name, level, hasLevel := strings.Cut(s, ":")
 	switch {
 	case name == "" && !hasLevel, name == "zstd" && !hasLevel:
-		return Compression{codec.Zstd, codec.DefaultZstdLevel, true}, nil
+		return defaultCompression(), nil
 	case name == "zstd":
 		var n int
 		if _, err := fmt.Sscanf(level, "%d", &n); err != nil || fmt.Sprint(n) != level || n < 1 || n > 19 {
 			return Compression{}, fmt.Errorf("compression %q: the level must be a number from 1 to 19", s)
 		}
-		return Compression{codec.Zstd, n, true}, nil
+		return Compression{codec: codec.Zstd, level: n, walLevel: n, set: true}, nil
 	case name == "s2" && !hasLevel:
 		return Compression{codec: codec.S2, set: true}, nil
 	case name == "none" && !hasLevel:
@@ -62,7 +77,7 @@ func (o Options) withDefaults() Options {
 		o.Random = rand.Reader
 	}
 	if !o.Compression.set {
-		o.Compression = Compression{codec.Zstd, codec.DefaultZstdLevel, true}
+		o.Compression = defaultCompression()
 	}
 	return o
 }

@@ -143,7 +143,7 @@ type walFrame struct {
 }
 
 func (c *WALContent) begin(comp Compression) *walFrames {
-	comp = Options{Compression: comp}.withDefaults().Compression
+	comp = Options{Compression: comp}.withDefaults().Compression.forWAL()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f := c.settings[comp]; f != nil {
@@ -225,7 +225,7 @@ type walCompressor struct {
 }
 
 func newWALCompressor(comp Compression) (*walCompressor, error) {
-	enc, err := codec.NewEncoder(comp.codec, comp.level)
+	enc, err := codec.NewEncoder(comp.codec, comp.walLevel)
 	return &walCompressor{codec: comp.codec, enc: enc}, err
 }
 

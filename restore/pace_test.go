@@ -81,8 +81,9 @@ func TestAFarStoreIsAskedAheadOfTheWriters(t *testing.T) {
 		large, small int
 		waits        int // answers that all of the restore waits for, one after the other
 	}{
-		// 9 to plan and to open; maps; 40 and 3 batches in turns of 16.
-		{"large files", 5, 0, 15},
+		// 9 to plan and to open; maps; 10 batches, of which each takes several fetches, in
+		// turns of 8; 2 batches.
+		{"large files", 5, 0, 19},
 		{"small files", 0, 3000, 11},
 	} {
 		t.Run(test.title, func(t *testing.T) {
@@ -114,8 +115,8 @@ func TestAFarStoreIsAskedAheadOfTheWriters(t *testing.T) {
 	}
 }
 
-// TestARestoreFromAFarStoreHoldsWhatItMay: batches of 4 MiB that do not
-// compress, for each of 16 fetchers, and an extent and some frames for each of 3
+// TestARestoreFromAFarStoreHoldsWhatItMay: fetches of 8 MiB that do not
+// compress, for each of 8 fetchers, and an extent and some frames for each of 3
 // writers.
 func TestARestoreFromAFarStoreHoldsWhatItMay(t *testing.T) {
 	const limit = 100 << 20
@@ -174,9 +175,9 @@ func TestThePaceDependsOnTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for processes, want := range map[int]int{1: 16, 3: 16, 40: 40} {
+	for processes, want := range map[int]int{1: 8, 3: 8, 40: 40} {
 		r := &run{o: Options{Stanza: remote, Processes: processes}}
-		if p := r.pace(); p != (pace{fetchers: want, bytes: 4 << 20, pieces: 1024}) {
+		if p := r.pace(); p != (pace{fetchers: want, bytes: 16 << 20, pieces: 1024}) {
 			t.Errorf("far away, with %d processes: %+v", processes, p)
 		}
 	}

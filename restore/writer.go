@@ -29,10 +29,11 @@ type pace struct {
 
 // farFetchers wait for a store whose answers take time, so that the network is
 // busy while others decompress and write: with 50 ms for an answer, and as long
-// for its bytes, 16 of 4 MiB are 640 MiB of content a second. They hold 16 times
-// the stored bytes of a batch, which are seldom more than its plain ones and at
-// most 12 MiB, see [repo.Backup.Fetch].
-const farFetchers = 16
+// for its bytes, 8 of 16 MiB are more than 1 GiB of content a second. Batches are that
+// large because a request costs the server some milliseconds of CPU time, and money.
+// They hold 8 times the stored bytes of a batch, which are at most 12 MiB, see
+// [repo.Backup.Fetch].
+const farFetchers = 8
 
 // pace depends on what a request costs. Where reads are cheap a worker reads
 // just before it writes: nothing is gained by waiting for several at once.
@@ -40,7 +41,7 @@ func (r *run) pace() pace {
 	if r.o.Stanza.Repository().Store().Properties().CheapReads {
 		return pace{fetchers: r.o.Processes, bytes: 1 << 20, pieces: 64}
 	}
-	return pace{fetchers: max(farFetchers, r.o.Processes), bytes: 4 << 20, pieces: 1024}
+	return pace{fetchers: max(farFetchers, r.o.Processes), bytes: 16 << 20, pieces: 1024}
 }
 
 // piece is an extent of a file; index -1 is the one of an empty file.

@@ -31,9 +31,14 @@ func (s *Store) connect(ctx context.Context) error {
 		// asks a service on the network.
 		settings = append(settings, config.WithCredentialsProvider(files))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, settings...)
-	if err != nil {
-		return fmt.Errorf("read the configuration of the AWS tools: %w", err)
+	cfg := aws.Config{Region: s.o.Region, Credentials: files}
+	if files == nil || s.o.Region == "" || s.o.Endpoint == "" {
+		// Something is left to the environment and the files of the AWS tools;
+		// archive-push need not look there for nothing.
+		var err error
+		if cfg, err = config.LoadDefaultConfig(ctx, settings...); err != nil {
+			return fmt.Errorf("read the configuration of the AWS tools: %w", err)
+		}
 	}
 	if cfg.Region == "" {
 		cfg.Region = "us-east-1" // what S3 itself takes for unsaid; another shows with the first request
