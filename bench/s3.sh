@@ -121,7 +121,7 @@ latency_round() {
 	pgbak_prepare
 	sql -c "CHECKPOINT"
 	measured "$2" "full of pgbak by way of a proxy" "${backup[@]}"
-	measured "$2" "restore of pgbak by way of a proxy" "${restore[@]}"
+	measured_again "$2" "restore of pgbak by way of a proxy" "${restore[@]}"
 	daemon_stop proxy
 	store_s3 "$minio_port"
 }

@@ -2,12 +2,7 @@
 // memory of the program and of every process that it starts. bench/run.sh
 // measures pgbak and pgBackRest with it, which works with one process per core.
 //
-//	measure -row FILE [-touch BYTES] -- PROGRAM ARGUMENT...
-//
-// With -touch it first takes as much memory and gives it back. The host of a virtual
-// machine takes away what has been free for some seconds, and to get it back is slow:
-// without this, a program pays the more for the files that it writes the longer
-// the machine was idle before it.
+//	measure -row FILE -- PROGRAM ARGUMENT...
 //
 // It writes one line to FILE, tab-separated: exit status (128 and more is a
 // signal), wall clock s, user CPU s, system CPU s, peak memory in bytes, and
@@ -34,9 +29,8 @@ import (
 
 func main() {
 	row := flag.String("row", "", "`FILE` that takes the result")
-	bytes := flag.Int("touch", 0, "take and give back so many `BYTES` of memory first")
 	flag.Parse()
-	if err := errors.Join(touch(*bytes), run(*row, flag.Args())); err != nil {
+	if err := run(*row, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 	}
 }
@@ -50,24 +44,6 @@ func run(row string, command []string) error {
 		return err
 	}
 	return os.WriteFile(row, []byte(c.row()), 0o666)
-}
-
-// touch writes to every page of so many bytes of new memory and frees it.
-func touch(bytes int) error {
-	if bytes <= 0 {
-		return nil
-	}
-	memory, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return fmt.Errorf("take %d bytes of memory: %w", bytes, err)
-	}
-	for i := 0; i < len(memory); i += os.Getpagesize() {
-		memory[i] = 1
-	}
-	if err := unix.Munmap(memory); err != nil {
-		return fmt.Errorf("give memory back: %w", err)
-	}
-	return nil
 }
 
 // cost is what a command cost.
