@@ -31,7 +31,7 @@ type Options struct {
 	Region string
 	// PathStyle puts the bucket in the path of the URL and not in front of the host.
 	PathStyle bool
-	// CAFile has certificates (PEM) that are trusted besides those of the system.
+	// CAFile has certificates (PEM); with it only these are trusted.
 	CAFile string
 	// StorageClass is that of new objects; "" is the bucket's default.
 	StorageClass string
