@@ -261,19 +261,3 @@ func (s *Stanza) History(ctx context.Context, id Identity, tli postgres.Timeline
 	}
 	return h, nil
 }
-
-// Histories reads all history files of an identity, by timeline.
-func (s *Stanza) Histories(ctx context.Context, id Identity) ([]postgres.History, error) {
-	var out []postgres.History
-	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
-		if err != nil {
-			return nil, err
-		}
-		h, err := s.History(ctx, id, f.Timeline)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, h)
-	}
-	return out, nil
-}
