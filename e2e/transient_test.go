@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,9 +63,17 @@ func TestTheMainJobThroughTransientFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pushed, err := pusher.Push(t.Context(), filepath.Join(h.DataDir, "pg_wal", name))
-	if err != nil || len(pushed.Stored) != 1 || pushed.Stored[0].Outcome != repo.WALStored {
-		t.Errorf("pushed %+v, %v", pushed, err)
+	// Reading the state can fill segments too: hint bits are logged where pages have checksums.
+	missing := h.Query(t, fmt.Sprintf("SELECT string_agg(name, ' ' ORDER BY name) FROM pg_ls_waldir() WHERE name > '%s' AND name <= '%s' AND length(name) = 24",
+		second.Backups[0].Header.Stop.WAL, name))
+	if missing == "" {
+		t.Error("there is nothing to push")
+	}
+	for name := range strings.FieldsSeq(missing) {
+		pushed, err := pusher.Push(t.Context(), filepath.Join(h.DataDir, "pg_wal", name))
+		if err != nil || len(pushed.Stored) != 1 {
+			t.Errorf("pushed %+v, %v", pushed, err)
+		}
 	}
 
 	through, err := openStanza(t.Context(), st)
