@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -36,18 +37,9 @@ func readControl(ctx context.Context, pgdata string) ([]byte, postgres.Control, 
 		if attempt == controlAttempts {
 			return nil, control, fmt.Errorf("read %s: %w", name, err)
 		}
-		if err := pause(ctx, controlWait); err != nil {
+		if err := pause.For(ctx, controlWait); err != nil {
 			return nil, control, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 
@@ -67,7 +59,7 @@ func waitForCheckpoint(ctx context.Context, pgdata string, start postgres.LSN) (
 			return control, hint.Wrap(fmt.Errorf("the checkpoint that began the backup at %s is not in %s: pg_control there is at %s", start, pgdata, control.Redo),
 				"pgdata in the configuration is not the running server's data directory, or its file system is stale.")
 		}
-		if err := pause(ctx, controlWait); err != nil {
+		if err := pause.For(ctx, controlWait); err != nil {
 			return control, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 )
 
@@ -68,10 +69,8 @@ func (p pageReader) again(ctx context.Context, page []byte, block uint32, offset
 		if changed || postgres.CheckPage(page, block) != postgres.PageInvalid {
 			return false, nil
 		}
-		select {
-		case <-time.After(rereadWait):
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
+		if err := pause.For(ctx, rereadWait); err != nil {
+			return false, err
 		}
 	}
 	return true, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -43,7 +44,7 @@ type WaitOptions struct {
 // says. An error of the storage ends the waiting at once.
 func WaitForWAL(ctx context.Context, s *repo.Stanza, id repo.Identity, files []postgres.WALFile, o WaitOptions) error {
 	if o.Sleep == nil {
-		o.Sleep = sleep
+		o.Sleep = pause.For
 	}
 	has := func(f postgres.WALFile) (bool, error) { return s.HasWAL(ctx, id, f) }
 	missing, err := waitFor(ctx, files, has, o)
@@ -100,15 +101,4 @@ func timeoutError(ctx context.Context, missing []postgres.WALFile, id repo.Ident
 	}
 	return hint.Wrap(&notReady{text: text, kind: ErrWALTimeout},
 		"look for the output of archive_command in the server's log, and run it by hand for the first missing segment.")
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

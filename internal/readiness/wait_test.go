@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -111,7 +112,7 @@ func TestWaitEndsWhenTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	o := WaitOptions{Timeout: time.Hour, Clock: time.Now, Sleep: func(ctx context.Context, d time.Duration) error {
 		cancel()
-		return sleep(ctx, time.Hour)
+		return pause.For(ctx, time.Hour)
 	}}
 	_, err := waitFor(ctx, segments(1), func(postgres.WALFile) (bool, error) { return false, nil }, o)
 	if !errors.Is(err, context.Canceled) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -82,7 +83,7 @@ func Stale(st storage.Store, n int) *Store {
 // Delay decorates st so that each operation begins only after d, or fails when
 // its context ends before.
 func Delay(st storage.Store, d time.Duration) *Store {
-	return New(st, func(ctx context.Context, _ Op) error { return wait(ctx, d) }, nil)
+	return New(st, func(ctx context.Context, _ Op) error { return pause.For(ctx, d) }, nil)
 }
 
 // DelayNth is [Delay] for the n-th operation alone, counted from 1.
@@ -91,17 +92,6 @@ func DelayNth(st storage.Store, n int, d time.Duration) *Store {
 		if op.N != n {
 			return nil
 		}
-		return wait(ctx, d)
+		return pause.For(ctx, d)
 	}, nil)
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -56,7 +57,7 @@ func New(st storage.Store, l Limits) *Store {
 		l.Clock = time.Now
 	}
 	if l.Sleep == nil {
-		l.Sleep = sleep
+		l.Sleep = pause.For
 	}
 	const smallest = 64 << 10
 	return &Store{
@@ -64,17 +65,6 @@ func New(st storage.Store, l Limits) *Store {
 		upload:   newBucket(l, float64(l.Upload), smallest),
 		download: newBucket(l, float64(l.Download), smallest),
 		requests: newBucket(l, l.Requests, 1),
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

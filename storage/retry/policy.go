@@ -22,6 +22,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/storage"
 )
 
@@ -85,7 +86,7 @@ func (p Policy) withDefaults() Policy {
 		p.Clock = time.Now
 	}
 	if p.Sleep == nil {
-		p.Sleep = sleep
+		p.Sleep = pause.For
 	}
 	if p.Random == nil {
 		p.Random = rand.Float64
@@ -94,17 +95,6 @@ func (p Policy) withDefaults() Policy {
 		p.Notify = func(Retry) {}
 	}
 	return p
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Do calls try until it succeeds, fails with an error that will come again, or

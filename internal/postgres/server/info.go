@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 )
 
@@ -143,10 +144,8 @@ func (c *Conn) tablespaceRows(ctx context.Context) ([]row, error) {
 		if attempt == tablespaceAttempts || !errors.As(err, &answer) || answer.Code != codeUndefinedFile {
 			return rows, err
 		}
-		select {
-		case <-time.After(tablespaceWait):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list the tablespaces: %w", context.Cause(ctx))
+		if err := pause.For(ctx, tablespaceWait); err != nil {
+			return nil, fmt.Errorf("list the tablespaces: %w", err)
 		}
 	}
 }
