@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,9 +113,9 @@ func TestTwoOperationsNeverClaimOneLabel(t *testing.T) {
 				st := mem.New()
 				s := testRepository(t, st, "")
 				var second Label
-				n := 0
+				var n atomic.Int64 // pins are read by several at once
 				hooked := faulty.OnOp(st, func(op, _ string) error {
-					if n++; n != step {
+					if n.Add(1) != int64(step) {
 						return nil
 					}
 					var err error
@@ -125,8 +126,8 @@ func TestTwoOperationsNeverClaimOneLabel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if beside = n >= step; !beside && step < 3 {
-					t.Errorf("a claim has %d steps only", n)
+				if beside = n.Load() >= int64(step); !beside && step < 3 {
+					t.Errorf("a claim has %d steps only", n.Load())
 				}
 				if first == second {
 					t.Errorf("both claim %s", first)

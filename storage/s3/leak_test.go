@@ -77,8 +77,10 @@ func TestNoConnectionIsLeftOpenWhateverHappens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if now.Load() > 3 || most.Load() > 3 {
-		t.Errorf("%d connections are open, %d were at most, want 3", now.Load(), most.Load())
+	// net/http gives the place of a connection away just before it closes it, so for
+	// a moment there can be more; each of the three places can be closing one.
+	if now.Load() > 3 || most.Load() > 6 {
+		t.Errorf("%d connections are open, want 3; %d were at most, want 6", now.Load(), most.Load())
 	}
 	if dialed.Load() < 20 {
 		t.Errorf("only %d connections were made: the faults did not strike", dialed.Load())
