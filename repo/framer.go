@@ -53,7 +53,8 @@ func Zero(raw, pageSize int) Window {
 
 // NewFramer makes a framer for a worker.
 func (r *Repository) NewFramer() (*Framer, error) {
-	enc, err := codec.NewEncoder(r.o.Compression.codec, r.o.Compression.level)
+	compression := r.o.Compression.forFrames()
+	enc, err := codec.NewEncoder(compression.codec, compression.level)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func (r *Repository) NewFramer() (*Framer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Framer{enc: enc, compression: r.o.Compression, ids: ids}, nil
+	return &Framer{enc: enc, compression: compression, ids: ids}, nil
 }
 
 // compress gives the stored form of raw: in the free room behind out, which it

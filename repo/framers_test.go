@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/pgbak/pgbak/repo/codec"
@@ -163,5 +164,19 @@ func BenchmarkFramers(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestSettingsThatDifferInWALAloneAreOneForFrames: "zstd" has a level of its own for WAL.
+func TestSettingsThatDifferInWALAloneAreOneForFrames(t *testing.T) {
+	all := repositoriesOf(t, "zstd", fmt.Sprintf("zstd:%d", codec.DefaultZstdLevel))
+	fs, err := NewFramers(all...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := countEncodings(fs)
+	_, windows, err := fs.Window(context.Background(), nil, rows(windowBytes, 1), "base/1/1", 0, testPage, make([]*ParentFile, len(all)))
+	if err != nil || len(windows) != 2 || *calls != 1 {
+		t.Errorf("%d windows were compressed %d times, want once: %v", len(windows), *calls, err)
 	}
 }

@@ -47,9 +47,15 @@ func defaultCompression() Compression {
 	return Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walLevel: defaultWALLevel, set: true}
 }
 
+// forFrames is what matters of the setting for frames: two that differ in WAL
+// alone are one.
+func (c Compression) forFrames() Compression {
+	return Compression{codec: c.codec, level: c.level, set: true}
+}
+
 // forWAL is what matters of the setting for WAL.
 func (c Compression) forWAL() Compression {
-	return Compression{codec: c.codec, level: c.walLevel, walLevel: c.walLevel, set: true}
+	return Compression{codec: c.codec, walLevel: c.walLevel, set: true}
 }
 
 // ParseCompression reads the configuration's "zstd", "zstd:LEVEL", "s2" or "none".
