@@ -113,25 +113,20 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 		}
 		return nil, err
 	}
-	conditional := st.Properties().ConditionalPut
-	puts := st
-	if !conditional {
-		puts = lookfirst.New(st)
-	}
 	id, err := ulid.New(ulid.Timestamp(o.Clock()), o.Random)
 	if err != nil {
 		return nil, fmt.Errorf("make a repository id: %w", err)
 	}
 	c := Config{FormatVersion: FormatVersion, ID: id.String(), Created: o.Clock().UTC().Truncate(time.Second),
-		IDAlgorithm: IDBlake3, Encryption: EncryptionNone, ConditionalPut: conditional}
+		IDAlgorithm: IDBlake3, Encryption: EncryptionNone, ConditionalPut: st.Properties().ConditionalPut}
 	if o.Passphrase != nil {
 		c.Encryption = EncryptionGCM
-		if err := createKeys(ctx, puts, c, id, o); err != nil {
+		if err := createKeys(ctx, st, c, id, o); err != nil {
 			return nil, err
 		}
 	}
 	// The configuration is the commit point: keys before it belong to no repository until it is there.
-	err = putDocument(ctx, puts, configKey, configFormat, c, storage.PutOptions{IfAbsent: true})
+	err = putDocument(ctx, st, configKey, configFormat, c, storage.PutOptions{IfAbsent: true})
 	if err != nil && !errors.Is(err, storage.ErrExist) {
 		return nil, fmt.Errorf("create repository: %w", err)
 	}
