@@ -31,6 +31,7 @@ type copier struct {
 	to       *destinations
 	control  postgres.Control
 	errors   pageErrors
+	throttle *throttle
 	batches  chan *batch
 	work     chan *task
 	order    chan *task
@@ -56,7 +57,7 @@ type task struct {
 }
 
 func newCopier(o Options, to *destinations, control postgres.Control) *copier {
-	c := &copier{o: o, to: to, control: control, pageSize: control.BlockSize,
+	c := &copier{o: o, to: to, control: control, throttle: newThrottle(o.MaxRate, o.Clock), pageSize: control.BlockSize,
 		work: make(chan *task), order: make(chan *task, 4*o.Processes)}
 	n := 2*o.Processes + 2
 	c.batches = make(chan *batch, n)

@@ -106,6 +106,9 @@ func (l *largeFile) finish(i int, _ *destination) error {
 // read reads one chunk, verifies its pages and frames its windows: those of the
 // first repository, then those of the second, and so on.
 func (l *largeFile) read(ctx context.Context, framers *repo.Framers, b *batch, offset, length int64) ([]repo.Window, uint32, int64, error) {
+	if err := l.c.throttle.wait(ctx, length); err != nil {
+		return nil, 0, 0, err
+	}
 	raw := b.raw[:length]
 	n, err := l.f.ReadAt(raw, offset)
 	if err != nil && err != io.EOF {

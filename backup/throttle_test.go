@@ -1,0 +1,85 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+// sleptTime is a clock that only sleeping moves, to the end of the longest sleep.
+type sleptTime struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (s *sleptTime) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *sleptTime) sleep(ctx context.Context, d time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() == nil {
+		s.now = s.now.Add(d)
+	}
+	return context.Cause(ctx)
+}
+
+func TestReadingIsNoFasterThanTheThrottle(t *testing.T) {
+	const bytes = 20 << 20
+	for _, c := range []struct {
+		title            string
+		perSecond, piece int64
+	}{
+		{"pieces that the bucket holds", 10 << 20, 128 << 10},
+		{"pieces larger than the bucket", 1 << 20, 1 << 20},
+		{"a rate so small that the bucket holds more than a tenth of a second", 100_000, 1 << 20},
+		{"pieces of odd sizes", 3_000_001, 77_777},
+	} {
+		t.Run(c.title, func(t *testing.T) {
+			s := &sleptTime{now: time.Unix(1_800_000_000, 0)}
+			th := newThrottle(c.perSecond, s.clock)
+			th.sleep = s.sleep
+			start := s.clock()
+			for read := int64(0); read < bytes; read += c.piece {
+				if err := th.wait(t.Context(), min(c.piece, bytes-read)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := float64(bytes) / float64(c.perSecond)
+			if took := s.clock().Sub(start).Seconds(); took < want*0.95 || took > want*1.01 {
+				t.Errorf("reading took %.2fs, want %.2fs", took, want)
+			}
+		})
+	}
+}
+
+func TestWithoutARateNothingIsHeldBack(t *testing.T) {
+	if th := newThrottle(0, time.Now); th != nil {
+		t.Errorf("%+v bounds what has no bound", th)
+	}
+	if err := (*throttle)(nil).wait(t.Context(), 1<<40); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWaitingEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	told := errors.New("told to end")
+	th := newThrottle(1<<10, time.Now)
+	done := make(chan error, 1)
+	go func() { done <- th.wait(ctx, 1<<30) }()
+	cancel(told)
+	select {
+	case err := <-done:
+		if !errors.Is(err, told) {
+			t.Errorf("error %v, want the cause", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on waiting")
+	}
+}
