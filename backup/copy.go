@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +33,7 @@ type copier struct {
 	control  postgres.Control
 	errors   pageErrors
 	throttle *throttle
+	total    atomic.Int64 // bytes of the cluster as estimated; 0 when not known
 	batches  chan *batch
 	work     chan *task
 	order    chan *task
@@ -81,6 +83,11 @@ func (c *copier) prepare(b *batch, framers *repo.Framers) {
 
 // copy walks the cluster and writes all of it but pg_control.
 func (c *copier) copy(ctx context.Context, w *walker) error {
+	beside, end := context.WithCancel(ctx)
+	var estimating sync.WaitGroup
+	estimating.Go(func() { c.estimate(beside, *w) })
+	defer estimating.Wait()
+	defer end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(c.work)
@@ -179,7 +186,7 @@ func (c *copier) write(ctx context.Context) error {
 		}
 		c.batches <- t.batch
 		totals := c.to.first().writer.Totals()
-		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes})
+		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes, Total: c.total.Load()})
 	}
 	return nil
 }

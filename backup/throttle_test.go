@@ -6,6 +6,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/storage/mem"
 )
 
 // sleptTime is a clock that only sleeping moves, to the end of the longest sleep.
@@ -55,6 +58,42 @@ func TestReadingIsNoFasterThanTheThrottle(t *testing.T) {
 				t.Errorf("reading took %.2fs, want %.2fs", took, want)
 			}
 		})
+	}
+}
+
+// TestACopyIsThrottledAndKnowsHowMuchThereIs copies small and large files.
+func TestACopyIsThrottledAndKnowsHowMuchThereIs(t *testing.T) {
+	const perSecond = 2 << 20
+	root := t.TempDir()
+	size := makeTree(t, root, 20<<20)
+	slept := &sleptTime{now: time.Unix(1_800_000_000, 0)}
+	var c *copier
+	var last Progress
+	o := Options{Repositories: []Repository{place{"one", "none", "", mem.New()}.open(t)}, PGData: root, MaxRate: perSecond, Clock: slept.clock,
+		Progress: func(p Progress) {
+			for deadline := time.Now().Add(10 * time.Second); c.total.Load() == 0 && time.Now().Before(deadline); {
+				time.Sleep(time.Millisecond)
+			}
+			last = p
+		}}.withDefaults()
+	r := &run{o: o, to: newDestinations(t.Context(), o), control: postgres.Control{BlockSize: testPage, SegmentBlocks: 131072}}
+	r.info.BlockSize = testPage
+	if err := r.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.to.close(t.Context())
+	c = newCopier(o, r.to, r.control)
+	c.throttle.sleep = slept.sleep
+	begin := slept.clock()
+	if err := c.copy(t.Context(), &walker{root: root, version: testVersion, owners: newOwners(), tablespaces: map[string]bool{}, warn: r.warn}); err != nil {
+		t.Fatal(err)
+	}
+	want := float64(size) / perSecond
+	if took := slept.clock().Sub(begin).Seconds(); took < want*0.95 || took > want*1.01 {
+		t.Errorf("reading %d bytes took %.2fs, want %.2fs", size, took, want)
+	}
+	if last.Bytes != size || last.Total != size {
+		t.Errorf("the last progress is %+v, want all of %d bytes", last, size)
 	}
 }
 
