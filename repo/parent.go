@@ -41,6 +41,9 @@ func (p *Parent) stop() {
 // Label is the parent's label.
 func (p *Parent) Label() Label { return p.backup.header.Label }
 
+// Header is what the parent is.
+func (p *Parent) Header() BackupHeader { return p.backup.header }
+
 // Err tells what of the parent could not be read, if anything.
 func (p *Parent) Err() error {
 	p.mu.Lock()
@@ -85,6 +88,7 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 			return nil
 		}
 		f.fileMap = m
+		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
 	return f
 }
@@ -94,15 +98,23 @@ type ParentFile struct {
 	parent  *Parent
 	file    File
 	fileMap *fileMap
+	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
 }
+
+// File is what the parent's manifest says of the file.
+func (f *ParentFile) File() File { return f.file }
+
+// Mapped tells that the file's pages can be kept one by one.
+func (f *ParentFile) Mapped() bool { return f != nil && f.fileMap != nil }
 
 // frame gives what the footer tells of a frame of the parent.
 func (f *ParentFile) frame(ctx context.Context, ref frameRef) (frameInfo, bool) {
-	footer, err := f.parent.footers.get(ctx, ref.pack)
+	e, err := f.parent.footers.get(ctx, ref.pack)
 	if err != nil {
 		f.parent.note(err)
 		return frameInfo{}, false
 	}
+	footer := e.footer
 	if int(ref.ordinal) >= len(footer.frames) || footer.frames[ref.ordinal].ref != ref {
 		return frameInfo{}, false
 	}
@@ -163,10 +175,14 @@ type footerEntry struct {
 	asked  bool
 	footer *footer
 	err    error
+
+	hashing sync.Mutex // guards what follows
+	hashes  []uint64   // of its pages, once asked for
+	hashErr error
 }
 
 const (
-	footersKept  = 24 // each below 1 MiB, most of them far below
+	footersKept  = 64 // each below 1 MiB with its page hashes, most of them far below
 	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
 )
 
@@ -193,7 +209,7 @@ func (c *footerCache) stop() {
 	_ = c.ahead.Wait()
 }
 
-func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
+func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) {
 	c.mu.Lock()
 	e, ok := c.byID[id]
 	if !ok {
@@ -212,7 +228,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	}
 	select {
 	case <-e.done:
-		return e.footer, e.err
+		return e, e.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
