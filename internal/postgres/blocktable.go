@@ -281,10 +281,10 @@ func (c blockChunk) count() int {
 	return count
 }
 
-// bitmap gives a new bitmap of the marks.
+// bitmap gives the chunk as a bitmap: itself if it is one, else a new one.
 func (c blockChunk) bitmap() blockChunk {
 	if len(c) == bitmapWords {
-		return slices.Clone(c)
+		return c
 	}
 	words := make(blockChunk, bitmapWords)
 	for _, offset := range c {

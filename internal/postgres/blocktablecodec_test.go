@@ -32,6 +32,8 @@ func TestDecodeBlockTableAsServersWriteIt(t *testing.T) {
 		[]uint32{1663, 5, 0, 0, 0, 0},                                             // a database
 		[]uint32{1663, 5, 16384, 0, NoLimit, 3}, []uint16{3, 0, 2, 9, 1, 4, 1, 0}, // in no order, with a hole
 		[]uint32{1663, 5, 16384, 2, 0, 2}, []uint16{0, 0}, // chunks without a mark
+		[]uint32{1663, 5, 16385, 0, 7, 0},
+		[]uint32{1663, 6, 16384, 0, 8, 0},
 		[]uint32{1664, 0, 1262, 0, 4, 1}, []uint16{bitmapWords}, sparse, // a bitmap that was truncated
 	))
 	if err != nil {
@@ -45,6 +47,8 @@ func TestDecodeBlockTableAsServersWriteIt(t *testing.T) {
 		{RelationForkID{1663, 5, 0, MainFork}, 0, nil},
 		{RelationForkID{1663, 5, 16384, MainFork}, NoLimit, []uint32{1, 4, 9, 2 * chunkBlocks, 2*chunkBlocks + 1}},
 		{RelationForkID{1663, 5, 16384, VMFork}, 0, nil},
+		{RelationForkID{1663, 5, 16385, MainFork}, 7, nil},
+		{RelationForkID{1663, 6, 16384, MainFork}, 8, nil},
 		{RelationForkID{1664, 0, 1262, MainFork}, 4, []uint32{3, 15, 65535}},
 	} {
 		limit, known := table.Limit(c.id)
@@ -52,7 +56,7 @@ func TestDecodeBlockTableAsServersWriteIt(t *testing.T) {
 			t.Errorf("%+v: limit %d (%v), blocks %v; want %d, %v", c.id, limit, known, blocks, c.limit, c.blocks)
 		}
 	}
-	if table.Forks() != 4 {
+	if table.Forks() != 6 {
 		t.Errorf("%d forks", table.Forks())
 	}
 }

@@ -57,7 +57,7 @@ func TestWaitSummarized(t *testing.T) {
 				must(conn.StopBackup(t.Context()))(t)
 			}
 			testSummarizerStalls(t, conn, c)
-			testSummarizerIsSwitchedOff(t, conn, c)
+			testSummarizerIsSwitchedOff(t, c)
 		})
 	}
 }
@@ -75,16 +75,18 @@ func checkSummarized(t *testing.T, conn *Conn, c *pgtest.Cluster, lsn postgres.L
 	}
 }
 
-// testSummarizerStalls stops the process: what is waited for does not come.
+// testSummarizerStalls stops the process when it has read WAL of which no file
+// tells yet: what is waited for does not come.
 func testSummarizerStalls(t *testing.T, conn *Conn, c *pgtest.Cluster) {
+	c.Exec(t, "CREATE TABLE stalled AS SELECT 1")
+	c.WaitFor(t, "SELECT pending_lsn > summarized_lsn FROM pg_get_wal_summarizer_state()", "t", time.Minute)
 	s := must(conn.Summarizer(t.Context()))(t)
 	if err := syscall.Kill(s.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = syscall.Kill(s.PID, syscall.SIGCONT) }()
-	c.Exec(t, "CREATE TABLE stalled AS SELECT 1")
-	c.Exec(t, "CHECKPOINT")
-	target := must(postgres.ParseLSN(c.Query(t, "SELECT redo_lsn FROM pg_control_checkpoint()")))(t)
+	s = must(conn.Summarizer(t.Context()))(t)
+	target := s.Pending
 
 	looks := 0
 	clock := func() time.Time { // a minute with every look
@@ -92,7 +94,6 @@ func testSummarizerStalls(t *testing.T, conn *Conn, c *pgtest.Cluster) {
 		return time.Unix(0, 0).Add(time.Duration(looks) * time.Minute)
 	}
 	err := conn.WaitSummarized(t.Context(), target, 3*time.Minute, clock)
-	s = must(conn.Summarizer(t.Context()))(t)
 	want := fmt.Sprintf("wait for WAL summaries up to %s: the WAL summarizer, which is process %d, stands at %s, %s on disk, for 3m0s",
 		target, s.PID, s.Pending, s.Summarized)
 	if err == nil || err.Error() != want || hint.Of(err) != "look into the server's log for what keeps the WAL summarizer from going on." {
@@ -111,9 +112,9 @@ func testSummarizerStalls(t *testing.T, conn *Conn, c *pgtest.Cluster) {
 }
 
 // testSummarizerIsSwitchedOff turns summarize_wal off while it is waited for.
-func testSummarizerIsSwitchedOff(t *testing.T, conn *Conn, c *pgtest.Cluster) {
-	// A cancelled statement ends a session.
-	conn = connect(t, c.DSN())
+func testSummarizerIsSwitchedOff(t *testing.T, c *pgtest.Cluster) {
+	// The session of the test before may have ended with its statement.
+	conn := connect(t, c.DSN())
 	time.AfterFunc(100*time.Millisecond, func() {
 		for _, sql := range []string{"ALTER SYSTEM SET summarize_wal = off", "SELECT pg_reload_conf()"} {
 			if _, err := c.TryQuery(sql); err != nil {
