@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -70,6 +71,74 @@ func TestSummariesOfServers(t *testing.T) {
 			compareMerged(t, c, dir, chosen)
 		})
 	}
+}
+
+// A promoted server has summaries of both timelines that meet at the switch point.
+func TestSummariesOverAPromotion(t *testing.T) {
+	for _, major := range pgtest.Majors() {
+		if major < 17 {
+			continue
+		}
+		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
+			c := pgtest.Start(t, pgtest.Options{Major: major, Config: map[string]string{"summarize_wal": "on"}})
+			from := checkpointSummarized(t, c)
+			c.Exec(t, "CREATE TABLE before_the_switch AS SELECT 1")
+			c.Stop(t, "fast")
+			signal := filepath.Join(c.DataDir, "standby.signal")
+			if err := os.WriteFile(signal, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			pgtest.GiveToServer(t, signal)
+			c.Start(t)
+			c.Promote(t)
+			c.Exec(t, "CREATE TABLE after_the_switch AS SELECT 1")
+			to := checkpointSummarized(t, c)
+
+			history := readHistory(t, c, 2)
+			dir := os.DirFS(filepath.Join(c.DataDir, postgres.SummariesDirectory))
+			files, err := postgres.ListSummaries(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			chosen, err := postgres.CoverSummaries(files, history, 1, from, to)
+			if err != nil || chosen[0].Timeline != 1 || chosen[len(chosen)-1].Timeline != 2 {
+				t.Fatalf("%v of %v for %s to %s of %+v: %v", chosen, files, from, to, history, err)
+			}
+			table, err := postgres.ReadSummaries(dir, chosen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"before_the_switch", "after_the_switch"} {
+				file, _ := postgres.ParseRelationPath(c.Query(t, "SELECT pg_relation_filepath('"+name+"')"))
+				if limit, known := table.Limit(file.ForkID()); !known || limit != 0 {
+					t.Errorf("%s: limit %d (%v), want 0 for a new table", name, limit, known)
+				}
+			}
+			// Whoever misses a file of either timeline, misses WAL.
+			for i := range chosen {
+				var gap *postgres.SummaryGapError
+				without := slices.DeleteFunc(slices.Clone(files), func(f postgres.SummaryFile) bool { return f == chosen[i] })
+				_, err := postgres.CoverSummaries(without, history, 1, from, to)
+				if !errors.As(err, &gap) || gap.Timeline != chosen[i].Timeline || gap.From > chosen[i].End || gap.To < chosen[i].Start {
+					t.Errorf("without %s: %v", chosen[i].Name(), err)
+				}
+			}
+		})
+	}
+}
+
+// readHistory reads the history of a timeline from the server's pg_wal.
+func readHistory(t *testing.T, c *pgtest.Cluster, tli postgres.Timeline) postgres.History {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}.Name(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	history, err := postgres.ParseHistory(tli, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return history
 }
 
 // checkpointSummarized makes a checkpoint and waits until the summaries reach its
