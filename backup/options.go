@@ -17,10 +17,12 @@ type Repository struct {
 type Options struct {
 	// Repositories are at least one. The cluster is read once for all of them.
 	Repositories []Repository
-	PGData       string // the data directory as this host sees it
-	Connection   string // a libpq connection string
-	Type         repo.BackupType
-	Processes    int // workers; 1 when 0
+	// From is where the files come from: FromLocal when empty.
+	From       string
+	PGData     string // the data directory as this host sees it
+	Connection string // a libpq connection string
+	Type       repo.BackupType
+	Processes  int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
@@ -38,6 +40,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Type == "" {
 		o.Type = repo.Full
+	}
+	if o.From == "" {
+		o.From = FromLocal
 	}
 	o.Processes = max(o.Processes, 1)
 	if o.ArchiveTimeout == 0 {

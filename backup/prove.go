@@ -23,7 +23,7 @@ import (
 // checkTablespaces proves that the directory of every tablespace was copied
 // that was there from start to stop: seen from this host a location can be an
 // empty mount point, or the volume may not be mounted at all.
-func (r *run) checkTablespaces(ctx context.Context) error {
+func (r *localFiles) checkTablespaces(ctx context.Context) error {
 	now, err := r.conn.Tablespaces(ctx)
 	if err != nil {
 		return err
