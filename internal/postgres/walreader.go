@@ -159,7 +159,6 @@ func (r *walReader) readPage(addr LSN, tli Timeline, page []byte, each func(walR
 // access/xlog_internal.h, long on the first page of a segment) and returns its
 // size.
 func (r *walReader) pageHeader(addr LSN, tli Timeline, page []byte) (size int, ok bool) {
-	const shortSize = 24
 	le := binary.LittleEndian
 	info := le.Uint16(page[2:])
 	timeline := Timeline(le.Uint32(page[4:]))
@@ -175,14 +174,14 @@ func (r *walReader) pageHeader(addr LSN, tli Timeline, page []byte) (size int, o
 	}
 	r.timeline = timeline
 	if !first {
-		return shortSize, true
+		return walPageHeaderSize, true
 	}
 	ok = int64(le.Uint32(page[32:])) == r.segmentSize && int(le.Uint32(page[36:])) == r.pageSize
 	return WALHeaderSize, ok
 }
 
 // takeUp compares what a page says about its first bytes with the record that
-// is in progresr. It is false when they do not fit, which is where the WAL endr.
+// is in progress. It is false when they do not fit, which is where the WAL ends.
 func (r *walReader) takeUp(page []byte) bool {
 	info, rest := binary.LittleEndian.Uint16(page[2:]), binary.LittleEndian.Uint32(page[16:])
 	continues := info&walContinuation != 0
