@@ -132,12 +132,9 @@ func CoverSummaries(files []SummaryFile, h History, fromTLI Timeline, from, to L
 	if from > to {
 		return nil, fmt.Errorf("WAL from %s to %s: the end is before the start", from, to)
 	}
-	sorted := slices.SortedFunc(slices.Values(files), func(a, b SummaryFile) int {
-		return cmp.Or(cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.Start, b.Start))
-	})
 	var chosen []SummaryFile
 	for _, stretch := range h.stretches(from, to) {
-		some, err := stretch.cover(sorted)
+		some, err := stretch.cover(files)
 		if err != nil {
 			return nil, err
 		}
@@ -168,42 +165,32 @@ func (h History) stretches(from, to LSN) []SummaryFile {
 	return list
 }
 
-// cover chooses files, sorted by start within a timeline, that cover f: each time
-// the one that leads furthest of those that leave no hole.
-func (f SummaryFile) cover(sorted []SummaryFile) ([]SummaryFile, error) {
-	var chosen []SummaryFile
+// cover chooses files that cover f: each time the one that leads furthest of those
+// that leave no hole.
+func (f SummaryFile) cover(files []SummaryFile) ([]SummaryFile, error) {
+	var rest, chosen []SummaryFile
+	for _, file := range files {
+		if file.Timeline == f.Timeline && file.Start < min(file.End, f.End) {
+			rest = append(rest, file)
+		}
+	}
+	slices.SortFunc(rest, func(a, b SummaryFile) int { return cmp.Compare(a.Start, b.Start) })
 	var best SummaryFile
-	at := f.Start
-	for _, file := range sorted {
-		if file.Timeline != f.Timeline || file.End <= at {
-			continue
+	for at := f.Start; at < f.End; at = best.End {
+		for len(rest) > 0 && rest[0].Start <= at {
+			if rest[0].End > best.End {
+				best = rest[0]
+			}
+			rest = rest[1:]
 		}
-		if file.Start > at && best.End > at {
-			chosen, at = append(chosen, best), best.End
+		if best.End <= at {
+			gap := &SummaryGapError{Timeline: f.Timeline, From: at, To: f.End}
+			if len(rest) > 0 {
+				gap.To = rest[0].Start
+			}
+			return nil, gap
 		}
-		if at >= f.End || file.Start > at {
-			break
-		}
-		if file.End > best.End {
-			best = file
-		}
-	}
-	if at < f.End && best.End > at {
-		chosen, at = append(chosen, best), best.End
-	}
-	if at < f.End {
-		return nil, f.gap(sorted, at)
+		chosen = append(chosen, best)
 	}
 	return chosen, nil
-}
-
-// gap is the hole of f that begins at at.
-func (f SummaryFile) gap(sorted []SummaryFile, at LSN) *SummaryGapError {
-	e := &SummaryGapError{Timeline: f.Timeline, From: at, To: f.End}
-	for _, file := range sorted {
-		if file.Timeline == f.Timeline && file.Start > at && file.Start < e.To && file.Start < file.End {
-			e.To = file.Start
-		}
-	}
-	return e
 }
