@@ -102,7 +102,7 @@ func TestBadInput(t *testing.T) {
 		{"an unknown command", plainConfig, nil, "bakcup", exitUsage, []string{"bakcup"}, true},
 		{"an unknown flag", plainConfig, nil, "info --color", exitUsage, []string{"--color"}, true},
 		{"an unknown output format", plainConfig, nil, "info --output xml", exitUsage, []string{"xml"}, true},
-		{"incremental backups", plainConfig, nil, "backup --type incr", exitUsage, []string{"this version writes full backups only"}, true},
+		{"an unknown type of backup", plainConfig, nil, "backup --type incremental", exitUsage, []string{"use full, diff or incr"}, true},
 		{"no processes", plainConfig, nil, "--processes 2000 backup", exitConfiguration, []string{"2000", "1024"}, false},
 	} {
 		t.Run(c.title, func(t *testing.T) {
