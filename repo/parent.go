@@ -19,16 +19,21 @@ type Parent struct {
 	current File
 	valid   bool
 	maps    mapBlockCache
+	index   *entryRun // set where paths are asked for in any order
 	// Err is the first fault met while reading the parent: the backup goes on
 	// without it and stores the content again.
 	mu  sync.Mutex
 	err error
 }
 
-func newParent(ctx context.Context, b *Backup) *Parent {
+func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
 	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
+	if anyOrder {
+		p.footers.kept = footersKeptInAnyOrder
+		p.indexFiles()
+	}
 	return p
 }
 
@@ -36,6 +41,9 @@ func newParent(ctx context.Context, b *Backup) *Parent {
 func (p *Parent) stop() {
 	p.endList()
 	p.footers.stop()
+	if p.index != nil {
+		_ = p.index.spool.Close() // a temporary file
+	}
 }
 
 // Label is the parent's label.
@@ -66,18 +74,16 @@ func (p *Parent) advance() {
 }
 
 // Find gives the parent's file of that path, nil when it has none. Paths must
-// be asked for in the order of ComparePaths.
+// be asked for in the order of ComparePaths, unless the writer is for any order.
 func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 	if p == nil {
 		return nil
 	}
-	for p.valid && ComparePaths(p.current.Path, path) < 0 {
-		p.advance()
-	}
-	if !p.valid || p.current.Path != path || p.current.Type != TypeFile {
+	file, ok := p.entry(path)
+	if !ok || file.Type != TypeFile {
 		return nil
 	}
-	f := &ParentFile{parent: p, file: p.current}
+	f := &ParentFile{parent: p, file: file}
 	if f.file.content.kind == contentMap {
 		m, err := p.maps.get(ctx, p.backup, f.file.content)
 		if err != nil {
@@ -87,6 +93,39 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 		f.fileMap = m
 	}
 	return f
+}
+
+// entry gives the entry of a path, if there is one.
+func (p *Parent) entry(path string) (File, bool) {
+	if p.index != nil {
+		f, ok, err := p.index.find(path)
+		if err != nil {
+			p.note(err)
+		}
+		return f, ok
+	}
+	for p.valid && ComparePaths(p.current.Path, path) < 0 {
+		p.advance()
+	}
+	return p.current, p.valid && p.current.Path == path
+}
+
+// indexFiles makes every file known that comes before the late ones, which are
+// not in order and never shared.
+func (p *Parent) indexFiles() {
+	p.index = newEntryRun(&ownerTable{})
+	last := ""
+	for ; p.valid && (last == "" || ComparePaths(last, p.current.Path) < 0); p.advance() {
+		last = p.current.Path
+		if err := p.index.add(p.current); err != nil {
+			p.note(err)
+			break
+		}
+	}
+	if err := p.index.flush(); err != nil {
+		p.note(err)
+	}
+	p.endList() // nothing more is read from the manifest
 }
 
 // ParentFile is one file of the parent. Safe for concurrent use.
@@ -150,6 +189,7 @@ type footerCache struct {
 	mu   sync.Mutex
 	byID map[packID]*footerEntry
 	used []packID // oldest first
+	kept int      // how many are
 
 	ctx    context.Context // of reading ahead
 	cancel context.CancelFunc
@@ -166,12 +206,14 @@ type footerEntry struct {
 }
 
 const (
-	footersKept  = 24 // each below 1 MiB, most of them far below
-	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
+	footersKept = 24 // each below 1 MiB, most of them far below
+	// Files in any order are at least those of one directory after another.
+	footersKeptInAnyOrder = 96
+	footersAhead          = 8 // also how many are read at once; well below footersKept, or they would displace one another
 )
 
 func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}, kept: footersKept}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
@@ -199,7 +241,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	if !ok {
 		e = &footerEntry{done: make(chan struct{})}
 		c.keep(id, e)
-	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-footersKept/2 {
+	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-c.kept/2 {
 		c.used = append(slices.Delete(c.used, n, n+1), id)
 	}
 	if !e.asked {
@@ -221,7 +263,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 func (c *footerCache) keep(id packID, e *footerEntry) {
 	c.byID[id] = e
 	c.used = append(c.used, id)
-	if len(c.used) > footersKept {
+	if len(c.used) > c.kept {
 		delete(c.byID, c.used[0])
 		c.used = c.used[1:]
 	}
