@@ -158,16 +158,21 @@ func (f *FileWriter) End(file File, parent *ParentFile) error {
 	if file.Size == 0 {
 		return w.entries.add(file)
 	}
-	if err := f.m.check(); err != nil {
+	return w.addMapped(file, &f.m, parent)
+}
+
+// addMapped adds a file and its map: the parent's where that is the same.
+func (w *BackupWriter) addMapped(file File, m *fileMap, parent *ParentFile) error {
+	if err := m.check(); err != nil {
 		return fmt.Errorf("map of %s: %w", file.Path, err)
 	}
 	file.content.kind = contentMap
-	if parent != nil && parent.fileMap != nil && f.m.equal(parent.fileMap) {
+	if parent != nil && parent.fileMap != nil && m.equal(parent.fileMap) {
 		ref := parent.parent.backup.tables.blocks[parent.file.content.number]
 		file.content.number, file.content.index = w.sharedBlock(ref), parent.file.content.index
 		return w.entries.add(file)
 	}
-	block, index, err := w.maps.add(&f.m)
+	block, index, err := w.maps.add(m)
 	if err != nil {
 		return err
 	}

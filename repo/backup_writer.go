@@ -63,8 +63,10 @@ type BeginOptions struct {
 	AnyOrder bool
 }
 
-// BeginBackup chooses the newest sound backup of the same identity as the
-// parent, names the new one and pins both. The writer must end in Commit or Abort.
+// BeginBackup chooses a parent, names the new backup and pins both. The parent
+// is the newest sound backup of the same identity; that of a differential backup
+// the newest full one. A differential or incremental backup for which there is
+// none becomes a full one: see Type. The writer must end in Commit or Abort.
 func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (*BackupWriter, error) {
 	r := s.repo
 	if err := r.config.checkWrite(r.location()); err != nil {
@@ -119,7 +121,8 @@ func (w *BackupWriter) makeDataKey() error {
 
 // pin names the backup and pins its parent, then looks again whether the
 // parent is still wanted: a collector tombs first and lists pins afterwards,
-// so either it sees our pin or we see its tomb.
+// so either it sees our pin or we see its tomb. A parent that turns out to be
+// no use is passed over for an older one.
 func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 	s := w.stanza
 	manifests, err := s.manifestsBefore(ctx)
@@ -130,28 +133,45 @@ func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 	for _, m := range manifests {
 		taken = append(taken, m.Label)
 	}
+	wanted := w.typ
+	for {
+		var parent Label
+		if manifests, err = s.soundUpTo(ctx, manifests, w.identity, wanted); err != nil {
+			return nil, err
+		}
+		if n := len(manifests); n > 0 {
+			parent = manifests[n-1].Label
+		} else {
+			w.typ = Full
+		}
+		if err := w.pinWith(ctx, parent, taken); err != nil || parent == "" {
+			return nil, err
+		}
+		b, err := s.openParent(ctx, parent)
+		if err != nil {
+			return nil, fmt.Errorf("open parent %s: %w", parent, err)
+		}
+		if b != nil {
+			return b, nil
+		}
+		manifests, taken = manifests[:len(manifests)-1], append(taken, w.label)
+	}
+}
+
+// pinWith puts the pin that names the backup and its parent.
+func (w *BackupWriter) pinWith(ctx context.Context, parent Label, taken []Label) error {
+	s := w.stanza
 	now := s.repo.o.Clock().UTC()
 	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
 	pin.Label = newLabel(now, w.typ, taken)
-	parent, err := s.newestSound(ctx, manifests, w.identity)
-	if err != nil {
-		return nil, err
-	}
 	if parent != "" {
 		pin.Parents = []Label{parent}
 	}
 	if err := s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
-		return nil, err
+		return err
 	}
 	w.label = pin.Label
-	if parent == "" {
-		return nil, nil
-	}
-	b, err := s.openParent(ctx, parent)
-	if err != nil {
-		return nil, fmt.Errorf("open parent %s: %w", parent, err)
-	}
-	return b, nil
+	return nil
 }
 
 // manifestsBefore lists what is there before a backup begins, and makes sure
@@ -185,8 +205,9 @@ func (s *Stanza) openParent(ctx context.Context, l Label) (*Backup, error) {
 	return b, err
 }
 
-// newestSound reads headers from the newest backwards until one will do.
-func (s *Stanza) newestSound(ctx context.Context, manifests []BackupInfo, id Identity) (Label, error) {
+// soundUpTo reads headers from the newest backwards until one will do as the
+// parent of a backup of a type, and gives the list up to it; none when there is none.
+func (s *Stanza) soundUpTo(ctx context.Context, manifests []BackupInfo, id Identity, typ BackupType) ([]BackupInfo, error) {
 	for i := len(manifests) - 1; i >= 0; i-- {
 		m := manifests[i]
 		if m.Tombed {
@@ -194,17 +215,20 @@ func (s *Stanza) newestSound(ctx context.Context, manifests []BackupInfo, id Ide
 		}
 		there, err := s.readInfo(ctx, &m)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		if there && m.Err == nil && m.Header.Identity.same(id) {
-			return m.Label, nil
+		if there && m.Err == nil && m.Header.Identity.same(id) && (typ != Differential || m.Header.Type == Full) {
+			return manifests[:i+1], nil
 		}
 	}
-	return "", nil
+	return nil, nil
 }
 
 // Label is the name that the backup will have.
 func (w *BackupWriter) Label() Label { return w.label }
+
+// Type is what the backup is: full, too, where another was asked for that has no parent.
+func (w *BackupWriter) Type() BackupType { return w.typ }
 
 // Parent is the backup whose content is shared; nil when there is none.
 func (w *BackupWriter) Parent() *Parent { return w.parent }

@@ -14,6 +14,7 @@ type Framer struct {
 	enc         codec.Encoder
 	compression Compression
 	ids         *contentHasher
+	seed        uint64 // of page hashes
 	back        readBack
 }
 
@@ -62,7 +63,8 @@ func (r *Repository) NewFramer() (*Framer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Framer{enc: enc, compression: compression, ids: ids}, nil
+	seed, err := r.pageSeed()
+	return &Framer{enc: enc, compression: compression, ids: ids, seed: seed}, err
 }
 
 // compress gives the stored form of raw: in the free room behind out, which it
@@ -94,6 +96,7 @@ func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int
 	if w.reused {
 		return out, w, nil
 	}
+	w.fresh.hashes = hashPages(raw, pageSize, f.seed)
 	var err error
 	out, w.fresh.payload, w.fresh.codec, err = f.compress(out, raw)
 	return out, w, err

@@ -97,6 +97,7 @@ func (fs *Framers) Window(ctx context.Context, out, raw []byte, path string, n i
 		}
 		w := f.lookUp(ctx, fs.ids[i], len(raw), path, n, pageSize, parents[i])
 		if !w.reused {
+			w.fresh.hashes = hashPages(raw, pageSize, f.seed)
 			if j := fs.before(i, func(j int) bool { return !fs.windows[j].reused }); j >= 0 {
 				w.fresh.payload, w.fresh.codec = fs.windows[j].fresh.payload, fs.windows[j].fresh.codec
 			} else {

@@ -31,7 +31,6 @@ func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	if anyOrder {
-		p.footers.kept = footersKeptInAnyOrder
 		p.indexFiles()
 	}
 	return p
@@ -48,6 +47,9 @@ func (p *Parent) stop() {
 
 // Label is the parent's label.
 func (p *Parent) Label() Label { return p.backup.header.Label }
+
+// Header is what the parent is.
+func (p *Parent) Header() BackupHeader { return p.backup.header }
 
 // Err tells what of the parent could not be read, if anything.
 func (p *Parent) Err() error {
@@ -91,41 +93,9 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 			return nil
 		}
 		f.fileMap = m
+		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
 	return f
-}
-
-// entry gives the entry of a path, if there is one.
-func (p *Parent) entry(path string) (File, bool) {
-	if p.index != nil {
-		f, ok, err := p.index.find(path)
-		if err != nil {
-			p.note(err)
-		}
-		return f, ok
-	}
-	for p.valid && ComparePaths(p.current.Path, path) < 0 {
-		p.advance()
-	}
-	return p.current, p.valid && p.current.Path == path
-}
-
-// indexFiles makes every file known that comes before the late ones, which are
-// not in order and never shared.
-func (p *Parent) indexFiles() {
-	p.index = newEntryRun(&ownerTable{})
-	last := ""
-	for ; p.valid && (last == "" || ComparePaths(last, p.current.Path) < 0); p.advance() {
-		last = p.current.Path
-		if err := p.index.add(p.current); err != nil {
-			p.note(err)
-			break
-		}
-	}
-	if err := p.index.flush(); err != nil {
-		p.note(err)
-	}
-	p.endList() // nothing more is read from the manifest
 }
 
 // ParentFile is one file of the parent. Safe for concurrent use.
@@ -133,15 +103,23 @@ type ParentFile struct {
 	parent  *Parent
 	file    File
 	fileMap *fileMap
+	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
 }
+
+// File is what the parent's manifest says of the file.
+func (f *ParentFile) File() File { return f.file }
+
+// Mapped tells that the file's pages can be kept one by one.
+func (f *ParentFile) Mapped() bool { return f != nil && f.fileMap != nil }
 
 // frame gives what the footer tells of a frame of the parent.
 func (f *ParentFile) frame(ctx context.Context, ref frameRef) (frameInfo, bool) {
-	footer, err := f.parent.footers.get(ctx, ref.pack)
+	e, err := f.parent.footers.get(ctx, ref.pack)
 	if err != nil {
 		f.parent.note(err)
 		return frameInfo{}, false
 	}
+	footer := e.footer
 	if int(ref.ordinal) >= len(footer.frames) || footer.frames[ref.ordinal].ref != ref {
 		return frameInfo{}, false
 	}
@@ -189,7 +167,6 @@ type footerCache struct {
 	mu   sync.Mutex
 	byID map[packID]*footerEntry
 	used []packID // oldest first
-	kept int      // how many are
 
 	ctx    context.Context // of reading ahead
 	cancel context.CancelFunc
@@ -203,17 +180,19 @@ type footerEntry struct {
 	asked  bool
 	footer *footer
 	err    error
+
+	hashing sync.Mutex // guards what follows
+	hashes  []uint64   // of its pages, once asked for
+	hashErr error
 }
 
 const (
-	footersKept = 24 // each below 1 MiB, most of them far below
-	// Files in any order are at least those of one directory after another.
-	footersKeptInAnyOrder = 96
-	footersAhead          = 8 // also how many are read at once; well below footersKept, or they would displace one another
+	footersKept  = 64 // each below 1 MiB with its page hashes, most of them far below
+	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
 )
 
 func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}, kept: footersKept}
+	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
@@ -235,13 +214,13 @@ func (c *footerCache) stop() {
 	_ = c.ahead.Wait()
 }
 
-func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
+func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) {
 	c.mu.Lock()
 	e, ok := c.byID[id]
 	if !ok {
 		e = &footerEntry{done: make(chan struct{})}
 		c.keep(id, e)
-	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-c.kept/2 {
+	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-footersKept/2 {
 		c.used = append(slices.Delete(c.used, n, n+1), id)
 	}
 	if !e.asked {
@@ -254,7 +233,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	}
 	select {
 	case <-e.done:
-		return e.footer, e.err
+		return e, e.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -263,7 +242,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 func (c *footerCache) keep(id packID, e *footerEntry) {
 	c.byID[id] = e
 	c.used = append(c.used, id)
-	if len(c.used) > c.kept {
+	if len(c.used) > footersKept {
 		delete(c.byID, c.used[0])
 		c.used = c.used[1:]
 	}
