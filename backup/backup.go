@@ -9,7 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pgbak/pgbak/internal/hint"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
@@ -44,9 +45,6 @@ type run struct {
 // error that joins those of the repositories that have none.
 func Run(ctx context.Context, o Options) (Result, error) {
 	r := &run{o: o.withDefaults(), began: o.Clock()}
-	if r.o.Type != repo.Full {
-		return Result{}, hint.Wrap(fmt.Errorf("backup type %q is not supported", r.o.Type), "this version writes full backups: use --type full.")
-	}
 	if len(r.o.Repositories) == 0 {
 		return Result{}, errors.New("backup: no repository is given")
 	}
@@ -148,7 +146,20 @@ func (r *run) checkCluster(ctx context.Context) error {
 
 // begin names the backups and pins their parents.
 func (r *run) begin(ctx context.Context) error {
-	return r.to.together(ctx, func(d *destination) error { return d.begin(r.o, r.info.BlockSize) })
+	return r.to.together(ctx, func(d *destination) error {
+		err := d.begin(r.o, r.info.BlockSize)
+		if err == nil && d.writer.Type() != r.o.Type {
+			r.warnOf(d, "there is no backup that %s backup could build on: this one is a full backup", article(r.o.Type))
+		}
+		return err
+	})
+}
+
+func article(t repo.BackupType) string {
+	if t == repo.Incremental {
+		return "an incremental"
+	}
+	return "a differential"
 }
 
 // start proves that WAL reaches the repository and starts the backup. The
@@ -164,10 +175,13 @@ func (r *run) start(ctx context.Context) error {
 	if r.header.Start.LSN, err = r.source.Start(ctx, "pgbak "+string(r.to.first().writer.Label())); err != nil {
 		return err
 	}
-	if err := r.waitFor(ctx, "before the backup", []postgres.WALFile{proof}); err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.waitFor(gctx, "before the backup", []postgres.WALFile{proof}) })
+	g.Go(func() (err error) {
+		r.control, err = r.source.Settle(gctx, r.header.Start.LSN)
 		return err
-	}
-	if r.control, err = r.source.Settle(ctx, r.header.Start.LSN); err != nil {
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if r.control.Timeline != r.info.Timeline {

@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +31,10 @@ type copier struct {
 	o        Options
 	to       *destinations
 	control  postgres.Control
+	changes  changes
+	uses     wayUses
 	errors   pageErrors
+	known    []repo.PageError // of the parents
 	batches  chan *batch
 	work     chan *task
 	order    chan *task
@@ -55,13 +59,16 @@ type task struct {
 	err    error
 }
 
-func newCopier(o Options, to *destinations, control postgres.Control) *copier {
-	c := &copier{o: o, to: to, control: control, pageSize: control.BlockSize,
+func newCopier(o Options, to *destinations, control postgres.Control, ch changes) *copier {
+	c := &copier{o: o, to: to, control: control, changes: ch, pageSize: control.BlockSize,
 		work: make(chan *task), order: make(chan *task, 4*o.Processes)}
 	n := 2*o.Processes + 2
 	c.batches = make(chan *batch, n)
 	for range n {
 		c.batches <- &batch{}
+	}
+	for _, h := range to.parents() {
+		c.known = append(c.known, h.PageErrors...)
 	}
 	return c
 }
@@ -103,20 +110,35 @@ func (c *copier) dispatch(ctx context.Context, w *walker) error {
 }
 
 func (c *copier) take(ctx context.Context, it item) error {
-	if it.file.Type == repo.TypeFile && it.file.Size >= smallWindows*c.frameBytes() {
-		if err := c.closeGroup(ctx); err != nil {
-			return err
+	if it.file.Type == repo.TypeFile {
+		it.parents = c.find(ctx, it.file.Path)
+		if it.file.Size >= smallWindows*c.frameBytes() {
+			if err := c.closeGroup(ctx); err != nil {
+				return err
+			}
+			return c.large(ctx, it)
 		}
-		return c.largeFile(ctx, it)
 	}
-	if c.groupSize+it.file.Size > c.frameBytes() || len(c.group) == maxGroup {
+	size := it.file.Size
+	if it.kept = c.keepSmall(it); it.kept {
+		size = 0 // it needs no room
+	}
+	if c.groupSize+size > c.frameBytes() || len(c.group) == maxGroup {
 		if err := c.closeGroup(ctx); err != nil {
 			return err
 		}
 	}
 	c.group = append(c.group, it)
-	c.groupSize += it.file.Size
+	c.groupSize += size
 	return nil
+}
+
+// large sends a larger file: as its changes are found.
+func (c *copier) large(ctx context.Context, it item) error {
+	if c.changes.way == WayFull {
+		return c.largeFile(ctx, it)
+	}
+	return c.changedFile(ctx, it)
 }
 
 // send hands a task to the workers and, in order, to the writer.
@@ -220,6 +242,22 @@ func (p *pageErrors) add(path string, block uint32) {
 	}
 	if len(p.files) < maxErrorFiles {
 		p.files = append(p.files, repo.PageError{Path: path, Blocks: []uint32{block}})
+	}
+}
+
+// keepErrors carries over what the parents' headers say of pages that are kept unread.
+func (c *copier) keepErrors(path string, kept func(block uint32) bool) {
+	var known []uint32
+	for _, e := range c.known {
+		if e.Path != path {
+			continue
+		}
+		for _, block := range e.Blocks {
+			if kept(block) && !slices.Contains(known, block) {
+				known = append(known, block)
+				c.errors.add(path, block)
+			}
+		}
 	}
 }
 

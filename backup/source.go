@@ -50,7 +50,8 @@ type Stopped struct {
 // localFiles is the source that reads the server's data directory on this host.
 type localFiles struct {
 	*run
-	walker *walker
+	walker  *walker
+	changes changes
 }
 
 // Check compares pg_control, which is what the files say, with the stanzas.
@@ -88,9 +89,15 @@ func (l *localFiles) Start(ctx context.Context, label string) (postgres.LSN, err
 	return l.conn.StartBackup(ctx, label, l.o.StartFast)
 }
 
-// Settle waits until the checkpoint stands in the files.
+// Settle waits until the checkpoint stands in the files, and finds out what has
+// changed since the parents.
 func (l *localFiles) Settle(ctx context.Context, start postgres.LSN) (postgres.Control, error) {
-	return waitForCheckpoint(ctx, l.o.PGData, start)
+	control, err := waitForCheckpoint(ctx, l.o.PGData, start)
+	if err != nil {
+		return control, err
+	}
+	l.changes, err = l.findChanges(ctx, control)
+	return control, err
 }
 
 // Copy copies all files while the session is watched.
@@ -99,7 +106,7 @@ func (l *localFiles) Copy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	c := newCopier(l.o, l.to, l.control)
+	c := newCopier(l.o, l.to, l.control, l.changes)
 	l.pages = &c.errors
 	l.walker = &walker{root: root, owners: newOwners(), warn: l.warn, exclude: excluder{user: l.o.Exclude}, tablespaces: map[string]bool{},
 		version: fmt.Sprintf("PG_%d_%d", l.control.Major, l.control.CatalogVersion)}
@@ -110,7 +117,9 @@ func (l *localFiles) Copy(ctx context.Context) error {
 		return c.copy(ctx, l.walker)
 	})
 	g.Go(func() error { return l.watch(ctx, copied) })
-	return g.Wait()
+	err = g.Wait()
+	l.header.Ways, l.header.WayReason = c.uses.list(), l.changes.reason
+	return err
 }
 
 // Stop reads pg_control and ends the backup by pg_backup_stop.
