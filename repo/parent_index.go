@@ -1,5 +1,7 @@
 package repo
 
+import "iter"
+
 // entry gives the entry of a path, if there is one.
 func (p *Parent) entry(path string) (File, bool) {
 	if p.index != nil {
@@ -32,3 +34,30 @@ func (p *Parent) indexFiles() {
 	}
 	p.endList() // nothing more is read from the manifest
 }
+
+// Files lists the parent's files, of a writer for any order; an error is the
+// last thing that it yields.
+func (p *Parent) Files() iter.Seq2[File, error] {
+	return func(yield func(File, error) bool) {
+		if err := p.Err(); err != nil {
+			yield(File{}, err) // some may be missing
+			return
+		}
+		for n := range p.index.blocks {
+			files, err := p.index.block(n, nil)
+			if err != nil {
+				yield(File{}, err)
+				return
+			}
+			for _, f := range files {
+				if f.Type == TypeFile && !yield(f, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Scattered tells that the file's pages lie in so many frames that it is to be
+// stored anew, for which all of it has to be read.
+func (f *ParentFile) Scattered() bool { return f.rebase }
