@@ -140,7 +140,7 @@ func (w *writtenWAL) archived(t *testing.T, st storage.Store, left, without, alo
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range w.segments[:len(w.segments)-1] {
+	for _, name := range w.segments[:max(0, len(w.segments)-1)] {
 		if slices.Contains(left, name) {
 			continue
 		}
@@ -362,8 +362,10 @@ func TestChangesThatCannotBeFoundSayWhichWAL(t *testing.T) {
 	expect("another timeline's", err, "on timeline 2", "the history of timeline 1")
 	_, _, err = walChanges(t.Context(), local, w.history, 1, w.from, w.from-8)
 	expect("backwards", err, "the end is before the start")
-	_, _, err = walChanges(t.Context(), none, w.history, 1, start+8+w.offset(t, start), w.to)
-	expect("no record's start", err, "on timeline")
+	none.maxScan = 0
+	inside := start.RecordStart(w.identity.SegmentSize, w.pageSize) + 4
+	_, _, err = walChanges(t.Context(), none, w.history, 1, inside, w.to)
+	expect("no record's start", err, "no record begins at "+inside.String())
 
 	if table, coverage, err := walChanges(t.Context(), w.source(whole), w.history, 1, w.from, w.from); err != nil || table.Forks() != 0 || coverage.Scanned != 0 || coverage.Summarized != 0 {
 		t.Errorf("nothing: %+v, %v", coverage, err)
@@ -375,10 +377,37 @@ func TestChangesThatCannotBeFoundSayWhichWAL(t *testing.T) {
 	}
 }
 
-// offset is a place inside of the segment at which no page begins.
-func (w *writtenWAL) offset(t *testing.T, start postgres.LSN) postgres.LSN {
-	t.Helper()
-	return start.RecordStart(w.identity.SegmentSize, w.pageSize) - start + 4
+// TestWALOfLevelMinimalTellsNothing: a server that was once without archiving
+// wrote pages that its WAL does not name.
+func TestWALOfLevelMinimalTellsNothing(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, pgtest.Options{Major: 14, SegmentSizeMB: 1})
+	w := &writtenWAL{dir: filepath.Join(c.DataDir, "pg_wal"), history: postgres.History{Timeline: 1}}
+	checkpoint := func() postgres.LSN {
+		c.Exec(t, "CHECKPOINT")
+		_, control, err := readControl(t.Context(), c.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.pageSize = control.WALBlockSize
+		w.identity = repo.Identity{SystemID: control.SystemID, Major: control.Major, SegmentSize: control.WALSegmentSize, BlockSize: control.BlockSize}
+		return control.Redo
+	}
+	w.from = checkpoint()
+	for _, level := range []string{"minimal", "replica"} {
+		c.Exec(t, "ALTER SYSTEM SET wal_level = "+level)
+		c.Exec(t, "ALTER SYSTEM SET max_wal_senders = 0")
+		c.Restart(t)
+		c.Exec(t, "CREATE TABLE "+level+" AS SELECT generate_series(1, 1000) n")
+	}
+	w.to = checkpoint()
+	src := w.source(w.archived(t, mem.New(), nil, nil, nil))
+	src.local = w.dir
+	_, _, err := w.changes(t, src)
+	var uncovered *uncoveredError
+	if !errors.As(err, &uncovered) || !strings.Contains(err.Error(), "wal_level was minimal") {
+		t.Error(err)
+	}
 }
 
 // TestManySegmentsWithoutASummaryAreNotAllAskedFor: more than the bound, and
@@ -391,7 +420,7 @@ func TestManySegmentsWithoutASummaryAreNotAllAskedFor(t *testing.T) {
 		}
 		return nil
 	})
-	w := &writtenWAL{identity: repo.Identity{SystemID: 1, Major: 18, SegmentSize: 16 << 20, BlockSize: 8192}, segments: []string{""}}
+	w := &writtenWAL{identity: repo.Identity{SystemID: 1, Major: 18, SegmentSize: 16 << 20, BlockSize: 8192}}
 	src := walSource{stanza: w.archived(t, st, nil, nil, nil), identity: w.identity, pageSize: 8192}
 	_, _, err := walChanges(t.Context(), src, postgres.History{Timeline: 1}, 1, 0x1000028, 1<<40)
 	var uncovered *uncoveredError
