@@ -91,9 +91,10 @@ func (r *run) steps(ctx context.Context) error {
 
 // close ends the session, which makes the server forget a backup not stopped.
 func (r *run) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r.source.Close(ctx)
 	if r.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
 		_ = r.conn.Close(ctx)
 	}
 }
@@ -126,8 +127,12 @@ func (r *run) connect(ctx context.Context) (err error) {
 // stanza of another cluster is its repository's failure alone.
 func (r *run) checkCluster(ctx context.Context) error {
 	var problems []readiness.Problem
+	pgdata := r.o.PGData
+	if r.o.From == FromStream {
+		pgdata = r.info.DataDirectory // whatever this host has there
+	}
 	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		found := readiness.Problems(r.info, r.o.PGData, d.identity)
+		found := readiness.Problems(r.info, pgdata, d.identity)
 		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
 			return err
 		}

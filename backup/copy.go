@@ -81,11 +81,18 @@ func (c *copier) frameBytes() int64 { return int64(c.pageSize) * repo.PagesPerFr
 
 // prepare gives a batch its buffers when it is first used.
 func (c *copier) prepare(b *batch, framers *repo.Framers) {
-	if b.raw == nil {
-		n := chunkWindows * int(c.frameBytes())
-		b.raw = make([]byte, n)
-		b.out = make([]byte, 0, framers.Room(n))
+	b.raw = c.room(b)
+	if b.out == nil {
+		b.out = make([]byte, 0, framers.Room(len(b.raw)))
 	}
+}
+
+// room gives a batch's buffer for plain content.
+func (c *copier) room(b *batch) []byte {
+	if b.raw == nil {
+		b.raw = make([]byte, chunkWindows*c.frameBytes())
+	}
+	return b.raw
 }
 
 // copy walks the cluster and writes all of it but pg_control.
@@ -95,11 +102,16 @@ func (c *copier) copy(ctx context.Context, w *walker) error {
 	estimating.Go(func() { c.estimate(beside, *w) })
 	defer estimating.Wait()
 	defer end()
+	return c.run(ctx, func(ctx context.Context) error { return c.dispatch(ctx, w) })
+}
+
+// run runs the pipeline for the tasks that dispatch sends.
+func (c *copier) run(ctx context.Context, dispatch func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(c.work)
 		defer close(c.order)
-		return c.dispatch(ctx, w)
+		return dispatch(ctx)
 	})
 	for range c.o.Processes {
 		g.Go(func() error { return c.worker(ctx) })
@@ -150,13 +162,26 @@ func (c *copier) large(ctx context.Context, it item) error {
 }
 
 // send hands a task to the workers and, in order, to the writer.
-func (c *copier) send(ctx context.Context, t *task) error {
-	t.done = make(chan struct{})
-	select {
-	case t.batch = <-c.batches:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+func (c *copier) send(ctx context.Context, t *task) (err error) {
+	if t.batch, err = c.freeBatch(ctx); err != nil {
+		return err
 	}
+	return c.hand(ctx, t)
+}
+
+// freeBatch waits for a batch that no task holds.
+func (c *copier) freeBatch(ctx context.Context) (*batch, error) {
+	select {
+	case b := <-c.batches:
+		return b, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// hand is send for a task that has its batch.
+func (c *copier) hand(ctx context.Context, t *task) error {
+	t.done = make(chan struct{})
 	select {
 	case c.order <- t:
 	case <-ctx.Done():

@@ -18,13 +18,16 @@ type Options struct {
 	// Repositories are at least one. The cluster is read once for all of them.
 	Repositories []Repository
 	// From is where the files come from: FromLocal when empty.
-	From       string
-	PGData     string // the data directory as this host sees it
+	From       From
+	PGData     string // the data directory as this host sees it; not used for FromStream
 	Connection string // a libpq connection string
 	Type       repo.BackupType
 	Processes  int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
+	// RateLimit bounds what is read, in bytes per second; 0 is no bound. A
+	// backup from FromStream has it kept by the server.
+	RateLimit int64
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
 	ArchiveTimeout time.Duration
 	Annotations    map[string]string
@@ -39,6 +42,12 @@ type Options struct {
 	Clock    func() time.Time
 	Progress func(Progress) // called from one goroutine, often; may be nil
 }
+
+// From tells where the files of a backup come from.
+type From string
+
+// FromLocal is the data directory of a primary, read on this host.
+const FromLocal From = "local"
 
 func (o Options) withDefaults() Options {
 	if o.Type == "" {

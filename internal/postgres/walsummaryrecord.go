@@ -1,6 +1,9 @@
 package postgres
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Resource managers and operations that a summary of WAL looks at, besides those
 // in walrecord.go (access/rmgrlist.h, catalog/pg_control.h,
@@ -123,6 +126,9 @@ func (h walRecordHeader) storageTruncations(c *walCursor, t *BlockTable) {
 	case walSMGRCreate:
 		fork := parseWALRelation(c.bytes(walRelationSize))
 		fork.Fork = RelationFork(c.uint32())
+		if fork.Fork > InitFork {
+			c.err = fmt.Errorf("it makes %s of a relation, which is unknown", fork.Fork)
+		}
 		if c.err == nil && fork.Fork != FSMFork {
 			t.Truncate(fork, 0)
 		}
