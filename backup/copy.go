@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,6 +36,8 @@ type copier struct {
 	uses     wayUses
 	errors   pageErrors
 	known    []repo.PageError // of the parents
+	throttle *throttle
+	total    atomic.Int64 // bytes of the cluster as estimated; 0 when not known
 	batches  chan *batch
 	work     chan *task
 	order    chan *task
@@ -60,7 +63,7 @@ type task struct {
 }
 
 func newCopier(o Options, to *destinations, control postgres.Control, ch changes) *copier {
-	c := &copier{o: o, to: to, control: control, changes: ch, pageSize: control.BlockSize,
+	c := &copier{o: o, to: to, control: control, changes: ch, throttle: newThrottle(o.MaxRate, o.Clock), pageSize: control.BlockSize,
 		work: make(chan *task), order: make(chan *task, 4*o.Processes)}
 	n := 2*o.Processes + 2
 	c.batches = make(chan *batch, n)
@@ -94,6 +97,11 @@ func (c *copier) room(b *batch) []byte {
 
 // copy walks the cluster and writes all of it but pg_control.
 func (c *copier) copy(ctx context.Context, w *walker) error {
+	beside, end := context.WithCancel(ctx)
+	var estimating sync.WaitGroup
+	estimating.Go(func() { c.estimate(beside, *w) })
+	defer estimating.Wait()
+	defer end()
 	return c.run(ctx, func(ctx context.Context) error { return c.dispatch(ctx, w) })
 }
 
@@ -225,7 +233,7 @@ func (c *copier) write(ctx context.Context) error {
 		}
 		c.batches <- t.batch
 		totals := c.to.first().writer.Totals()
-		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes})
+		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes, Total: c.total.Load()})
 	}
 	return nil
 }

@@ -25,15 +25,15 @@ type Options struct {
 	Processes  int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
-	// RateLimit bounds what is read, in bytes per second; 0 is no bound. A
-	// backup from FromStream has it kept by the server.
-	RateLimit int64
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
 	ArchiveTimeout time.Duration
 	Annotations    map[string]string
 	// Exclude are paths relative to the data directory that are left out; with
 	// a slash at the end only what is in the directory.
-	Exclude  []string
+	Exclude []string
+	// MaxRate bounds how many bytes per second are read from the data
+	// directory, by all workers together, or sent by the server; 0 is no bound.
+	MaxRate  int64
 	Version  string // of pgbak, for the manifest
 	Log      *slog.Logger
 	Clock    func() time.Time
@@ -71,6 +71,9 @@ type Progress struct {
 	Files  int64
 	Bytes  int64 // plain bytes read
 	Stored int64 // bytes put into the first repository that has not failed
+	// Total estimates the bytes of the whole cluster; 0 as long as that is not
+	// known. Bytes may end at more or less.
+	Total int64
 }
 
 // Result is what became of a run.
