@@ -63,7 +63,7 @@ func TestStream(t *testing.T) {
 	for _, major := range pgtest.Majors() {
 		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
 			t.Parallel()
-			o := hostOptions{encrypted: major%2 == 1, cluster: pgtest.Options{Major: major, Config: map[string]string{"max_wal_senders": "4"}}}
+			o := hostOptions{cluster: pgtest.Options{Major: major, Config: map[string]string{"max_wal_senders": "4"}}}
 			if major >= 17 {
 				o.cluster.Config["summarize_wal"] = "on"
 			}
