@@ -33,6 +33,7 @@ type BackupWriter struct {
 	ctx     context.Context // ends with the first failed upload
 	outer   context.Context // the caller's
 	buffers chan []byte
+	target  int // bytes from which on a pack is full
 
 	maps       mapWriter
 	entries    *entrySpool
@@ -49,15 +50,20 @@ type Totals struct {
 	Files       int64
 	Bytes       int64 // plain bytes of files
 	ReusedBytes int64 // of them, found in the repository
-	StoredBytes int64 // put into the repository: packs and maps
+	// ResumedBytes are those of ReusedBytes that an interrupted backup had stored.
+	ResumedBytes int64
+	StoredBytes  int64 // put into the repository: packs and maps
 }
 
 // BeginOptions say how a backup is written.
 type BeginOptions struct {
 	Type     BackupType
 	PageSize int // bytes, from pg_control
-	// Uploads is how many packs may be on their way at once; each costs 32 MiB.
+	// Uploads is how many packs may be on their way at once; each costs PackSize.
 	Uploads int
+	// PackSize is from how many bytes on a pack is closed; 0 is 32 MiB. A
+	// smaller one is for simulations of a small cluster that is to age like a large one.
+	PackSize int
 }
 
 // BeginBackup chooses a parent, names the new backup and pins both. The parent
@@ -73,8 +79,11 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if err != nil {
 		return nil, err
 	}
-	w := &BackupWriter{stanza: s, identity: id, op: op, typ: o.Type, pageSize: o.PageSize,
+	w := &BackupWriter{stanza: s, identity: id, op: op, typ: o.Type, pageSize: o.PageSize, target: o.PackSize,
 		packNumber: map[packID]int{}, bundles: map[frameRef]uint32{}, mapBlocks: map[mapBlockRef]uint32{}}
+	if w.target <= 0 {
+		w.target = packTarget
+	}
 	if err := w.makeDataKey(); err != nil {
 		return nil, err
 	}
@@ -243,7 +252,7 @@ func (w *BackupWriter) addFrame(f frame) (frameRef, error) {
 	}
 	ref := w.pack.add(f)
 	w.use(ref)
-	if w.pack.full() {
+	if w.pack.full(w.target) {
 		return ref, w.closePack()
 	}
 	return ref, nil
@@ -258,7 +267,7 @@ func (w *BackupWriter) openPack() error {
 	select {
 	case buf := <-w.buffers:
 		if buf == nil {
-			buf = make([]byte, 0, packTarget+maxStoredFrame+(1<<20))
+			buf = make([]byte, 0, w.target+maxStoredFrame+(1<<20))
 		}
 		w.pack = newPackBuilder(id, w.pageSize, w.dataKey, meta, w.wrapped, buf)
 	case <-w.ctx.Done():

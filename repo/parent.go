@@ -13,6 +13,7 @@ import (
 // new one's operation. Find is for one goroutine; what it returns is for many.
 type Parent struct {
 	backup  *Backup
+	worn    map[packID]bool // packs whose frames are stored again rather than shared
 	footers *footerCache
 	next    func() (File, error, bool)
 	endList func()
@@ -26,7 +27,7 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup) *Parent {
-	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
+	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	return p
@@ -90,6 +91,7 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 		f.fileMap = m
 		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
+	f.settled = !f.rebase && !f.wears()
 	return f
 }
 
@@ -99,7 +101,14 @@ type ParentFile struct {
 	file    File
 	fileMap *fileMap
 	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
+	settled bool
 }
+
+// Settled tells that nothing of the file is to be stored again if it has not
+// changed, so that it may be kept without being read. A file that is not
+// settled is to be handed to a Stretch, window by window, whatever has changed,
+// or to Small; keeping it is no fault, but lets the repository age.
+func (f *ParentFile) Settled() bool { return f.settled }
 
 // File is what the parent's manifest says of the file.
 func (f *ParentFile) File() File { return f.file }

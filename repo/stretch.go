@@ -38,14 +38,20 @@ func WholeWindow(parents []*ParentFile, n int64, changed PageSet) bool {
 	return slices.ContainsFunc(parents, func(p *ParentFile) bool { return !p.Mapped() || p.gather(n) })
 }
 
-// gather tells that the window is to be stored again although it did not change,
-// because the pages of its file lie scattered.
+// gather tells that the window is to be stored again although it did not change:
+// because the pages of its file lie scattered, or because some of its own lie in
+// a pack that is worn.
 func (f *ParentFile) gather(n int64) bool {
-	if !f.rebase || n*PagesPerFrame >= f.fileMap.pages() {
+	from := n * PagesPerFrame
+	if f.settled || from >= f.fileMap.pages() {
 		return false
 	}
-	_, aligned := f.fileMap.alignedFrame(n)
-	return !aligned
+	for p := range f.fileMap.pieces(from, min(from+PagesPerFrame, f.fileMap.pages())) {
+		if !p.zero && (f.worn(p.ref) || f.rebase && !p.whole) {
+			return true
+		}
+	}
+	return false
 }
 
 // rebaseAt is from which scatter on a file is stored again in one piece. It
