@@ -25,6 +25,10 @@ type BackupWriter struct {
 	parent   *Parent
 	pageSize int
 	wrapped  []byte
+	pinned   Pin
+	others   []Pin // of the stanza, when ours was put
+
+	resumption *Resumption
 
 	dataKey sealer
 	pack    *packBuilder
@@ -69,7 +73,8 @@ type BeginOptions struct {
 // BeginBackup chooses a parent, names the new backup and pins both. The parent
 // is the newest sound backup of the same identity; that of a differential backup
 // the newest full one. A differential or incremental backup for which there is
-// none becomes a full one: see Type. The writer must end in Commit or Abort.
+// none becomes a full one: see Type. What interrupted backups have stored is used,
+// too: see Resumption. The writer must end in Commit or Abort.
 func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (*BackupWriter, error) {
 	r := s.repo
 	if err := r.config.checkWrite(r.location()); err != nil {
@@ -91,6 +96,9 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if err != nil {
 		return nil, err
 	}
+	if err := w.resume(ctx); err != nil {
+		return nil, err
+	}
 	w.outer = ctx
 	w.uploads, w.ctx = errgroup.WithContext(ctx)
 	w.buffers = make(chan []byte, max(o.Uploads, 1)+1)
@@ -102,6 +110,7 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if parent != nil {
 		w.parent = newParent(w.ctx, parent)
 	}
+	w.resumption.start(w.ctx)
 	return w, nil
 }
 
@@ -165,15 +174,16 @@ func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 func (w *BackupWriter) pinWith(ctx context.Context, parent Label, taken []Label) error {
 	s := w.stanza
 	now := s.repo.o.Clock().UTC()
-	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
+	pin := Pin{Operation: w.op.String(), Kind: pinBackup, Stanza: s.name, Started: now, WrappedKey: w.wrapped}
 	pin.Label = newLabel(now, w.typ, taken)
 	if parent != "" {
 		pin.Parents = []Label{parent}
 	}
-	if err := s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
+	var err error
+	if w.others, err = s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
 		return err
 	}
-	w.label = pin.Label
+	w.label, w.pinned = pin.Label, pin
 	return nil
 }
 
@@ -235,6 +245,9 @@ func (w *BackupWriter) Type() BackupType { return w.typ }
 
 // Parent is the backup whose content is shared; nil when there is none.
 func (w *BackupWriter) Parent() *Parent { return w.parent }
+
+// Resumption is what interrupted backups have left, for Framers.Resume; nil when there is nothing.
+func (w *BackupWriter) Resumption() *Resumption { return w.resumption }
 
 // Totals are the counts so far.
 func (w *BackupWriter) Totals() Totals {
@@ -352,41 +365,10 @@ func (w *BackupWriter) closeContent() error {
 	return nil
 }
 
-// Abort ends the writer without a backup. What was stored stays, and so does
-// the pin, which tells a collector of it.
-func (w *BackupWriter) Abort() {
-	_ = w.uploads.Wait()
-	w.close()
-}
-
-// Discard is an Abort that also removes what the writer has stored, to give
-// room back to a full repository. It removes nothing once the manifest was
-// sent, since its answer may have been lost. The pin goes last: until then a
-// collector knows of what is left.
-func (w *BackupWriter) Discard(ctx context.Context) error {
-	w.Abort()
-	if w.sent {
-		return nil
-	}
-	store := w.stanza.repo.store
-	for _, prefix := range []string{packsPrefix(w.op), mapsPrefix(w.op)} {
-		var keys []string
-		for obj, err := range store.List(ctx, prefix) {
-			if err != nil {
-				return fmt.Errorf("list %s: %w", prefix, err)
-			}
-			keys = append(keys, obj.Key)
-		}
-		if err := store.Delete(ctx, keys...); err != nil {
-			return fmt.Errorf("discard %s: %w", prefix, err)
-		}
-	}
-	return store.Delete(ctx, pinKey(w.op))
-}
-
 func (w *BackupWriter) close() {
 	if w.parent != nil {
 		w.parent.stop()
 	}
+	w.resumption.stop()
 	w.entries.close()
 }

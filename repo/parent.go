@@ -27,7 +27,7 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup) *Parent {
-	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b)}
+	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	return p
@@ -195,14 +195,15 @@ const (
 	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
 )
 
-func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+// newFooterCache makes a cache for packs that are asked for in about this order.
+func newFooterCache(ctx context.Context, r *Repository, packs []packUse) *footerCache {
+	c := &footerCache{repo: r, byID: map[packID]*footerEntry{}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
 		return c
 	}
-	c.order, c.place = b.tables.packs, make(map[packID]int, len(b.tables.packs))
+	c.order, c.place = packs, make(map[packID]int, len(packs))
 	for i, p := range c.order {
 		c.place[p.id] = i
 	}
