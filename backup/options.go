@@ -17,10 +17,12 @@ type Repository struct {
 type Options struct {
 	// Repositories are at least one. The cluster is read once for all of them.
 	Repositories []Repository
-	PGData       string // the data directory as this host sees it
-	Connection   string // a libpq connection string
-	Type         repo.BackupType
-	Processes    int // workers; 1 when 0
+	// From is where the files come from: FromLocal when empty.
+	From       From
+	PGData     string // the data directory as this host sees it; not used for FromStream
+	Connection string // a libpq connection string
+	Type       repo.BackupType
+	Processes  int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
@@ -30,7 +32,7 @@ type Options struct {
 	// a slash at the end only what is in the directory.
 	Exclude []string
 	// MaxRate bounds how many bytes per second are read from the data
-	// directory, by all workers together; 0 is no bound.
+	// directory, by all workers together, or sent by the server; 0 is no bound.
 	MaxRate  int64
 	Version  string // of pgbak, for the manifest
 	Log      *slog.Logger
@@ -38,9 +40,18 @@ type Options struct {
 	Progress func(Progress) // called from one goroutine, often; may be nil
 }
 
+// From tells where the files of a backup come from.
+type From string
+
+// FromLocal is the data directory of a primary, read on this host.
+const FromLocal From = "local"
+
 func (o Options) withDefaults() Options {
 	if o.Type == "" {
 		o.Type = repo.Full
+	}
+	if o.From == "" {
+		o.From = FromLocal
 	}
 	o.Processes = max(o.Processes, 1)
 	if o.ArchiveTimeout == 0 {
@@ -69,7 +80,15 @@ type Progress struct {
 type Result struct {
 	Backups  []RepositoryResult // in the order of Options.Repositories
 	Duration time.Duration
+	Timings  Timings
 	Warnings []string
+}
+
+// Timings are parts of a run's duration.
+type Timings struct {
+	Waiting    time.Duration // for the server: to start, to stop, to archive WAL
+	Copying    time.Duration
+	Committing time.Duration // WAL read back, the last uploads, the manifest
 }
 
 // RepositoryResult is what became of the backup in one repository.

@@ -82,7 +82,7 @@ func TestACopyIsThrottledAndKnowsHowMuchThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.to.close(t.Context())
-	c = newCopier(o, r.to, r.control)
+	c = newCopier(o, r.to, r.control, changes{way: WayFull})
 	c.throttle.sleep = slept.sleep
 	begin := slept.clock()
 	if err := c.copy(t.Context(), &walker{root: root, version: testVersion, owners: newOwners(), tablespaces: map[string]bool{}, warn: r.warn}); err != nil {

@@ -33,6 +33,7 @@ type fileMap struct {
 	size     int64
 	frames   []frameRef
 	runs     []run
+	starts   []int64 // of a map that was read: the first page of each run
 }
 
 // pages is the number of pages of the file, the last short one included.
@@ -145,7 +146,11 @@ func decodeFileMap(r *wireReader, packs []packID) (*fileMap, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	return m, m.check()
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	m.index()
+	return m, nil
 }
 
 func (m *fileMap) decodeRef(r *wireReader, packs []packID, prev frameRef, first bool) frameRef {
@@ -237,22 +242,6 @@ func (m *fileMap) rawLength(page, pages int64) int64 {
 // deltaEnd is where a delta run ends in its frame.
 func (m *fileMap) deltaEnd(u run, page int64) int64 {
 	return int64(u.slot)*int64(m.pageSize) + m.rawLength(page, int64(u.count))
-}
-
-// alignedFrame gives the frame that holds exactly the window's pages, if there is one.
-func (m *fileMap) alignedFrame(window int64) (frameRef, bool) {
-	page := window * PagesPerFrame
-	var at int64
-	for _, u := range m.runs {
-		if page >= at && page < at+int64(u.count) {
-			if u.kind != runAligned || (page-at)%PagesPerFrame != 0 {
-				return frameRef{}, false
-			}
-			return m.frames[int64(u.frame)+(page-at)/PagesPerFrame], true
-		}
-		at += int64(u.count)
-	}
-	return frameRef{}, false
 }
 
 // packTable numbers packs in the order in which they are first named.

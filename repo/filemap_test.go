@@ -200,6 +200,7 @@ func TestAlignedFrameIsFoundByItsWindow(t *testing.T) {
 	m.frames = append(m.frames, testRef(pack, 2, 4))
 	m.runs = append(m.runs, run{kind: runDelta, count: 4, frame: 2})
 	m.size = 68 * testPage
+	m.index()
 	for window, want := range []int{0, -1, -1, 1, -1, -1} {
 		ref, ok := m.alignedFrame(int64(window))
 		if ok != (want >= 0) || ok && ref.ordinal != uint32(want) {

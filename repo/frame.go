@@ -78,6 +78,7 @@ type frame struct {
 	page    uint32   // aligned: the first page
 	pages   []uint32 // delta: the pages held, ascending
 	members []member // bundle
+	hashes  []uint64 // aligned, delta: of each page
 }
 
 // member is one small file in a bundle.
@@ -96,12 +97,27 @@ type frameInfo struct {
 	page    uint32
 	pages   []uint32
 	members []member
+	// firstHash is the place in the pack's page hashes of its first page.
+	firstHash int
 }
 
 // footer describes a pack by itself.
 type footer struct {
 	pageSize int
 	frames   []frameInfo
+	pages    int      // of aligned and delta frames together
+	hashes   hashArea // where the hashes of these pages are
+}
+
+// pageCount is how many pages of a file the frame holds.
+func (i frameInfo) pageCount(pageSize int) int {
+	switch i.kind {
+	case frameAligned:
+		return int(pageCount(int64(i.ref.raw), pageSize))
+	case frameDelta:
+		return len(i.pages)
+	}
+	return 0
 }
 
 // encode writes the footer: files that the frames speak of, then the frames in
@@ -172,15 +188,22 @@ func (i frameInfo) encode(w *wireWriter, index map[string]uint64) {
 func decodeFooter(pack packID, b []byte) (*footer, error) {
 	r := &wireReader{b: b}
 	f := &footer{pageSize: int(r.number(32<<10, "page size"))}
+	if r.err == nil && f.pageSize < 512 {
+		r.fail(fmt.Sprintf("page size %d", f.pageSize))
+	}
 	offset := uint32(r.number(maxPack, "offset"))
 	paths := decodeFooterPaths(r)
 	for n, ordinal := r.count("frames"), uint32(0); uint32(n) > ordinal && r.err == nil; ordinal++ {
 		info := decodeFrameInfo(r, paths)
 		info.ref.pack, info.ref.ordinal, info.ref.offset = pack, ordinal, offset
+		info.firstHash = f.pages
 		if r.err == nil {
 			r.err = info.ref.check()
 		}
 		offset = info.ref.end()
+		if r.err == nil {
+			f.pages += info.pageCount(f.pageSize)
+		}
 		f.frames = append(f.frames, info)
 	}
 	return f, r.end()

@@ -50,6 +50,13 @@ func (fs *Framers) Drop(i int) {
 	fs.windows[i], fs.smalls[i], fs.bundles[i] = Window{}, Small{}, Bundle{}
 }
 
+// Resume lets repository i use what interrupted backups have stored in it.
+func (fs *Framers) Resume(i int, r *Resumption) {
+	if f := fs.each[i]; f != nil {
+		f.resumption = r
+	}
+}
+
 // Room is the capacity that out wants, in bytes, so that compressed content of
 // so many plain bytes needs no further memory: encoders want more than they use.
 func (fs *Framers) Room(plain int) int {
@@ -97,6 +104,7 @@ func (fs *Framers) Window(ctx context.Context, out, raw []byte, path string, n i
 		}
 		w := f.lookUp(ctx, fs.ids[i], len(raw), path, n, pageSize, parents[i])
 		if !w.reused {
+			w.fresh.hashes = hashPages(raw, pageSize, f.seed)
 			if j := fs.before(i, func(j int) bool { return !fs.windows[j].reused }); j >= 0 {
 				w.fresh.payload, w.fresh.codec = fs.windows[j].fresh.payload, fs.windows[j].fresh.codec
 			} else {

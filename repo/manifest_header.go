@@ -22,6 +22,13 @@ type BackupHeader struct {
 	// Features name what a reader of this backup must know; version 1 has none.
 	Features []string `json:"features,omitempty"`
 
+	// Source is where the files were read: local, standby or stream.
+	Source string `json:"source,omitempty"`
+	// Ways tell how it was found out what has changed; WayReason why not by a
+	// better way. For people.
+	Ways      []WayUse `json:"ways,omitempty"`
+	WayReason string   `json:"way-reason,omitempty"`
+
 	Checksums bool `json:"data-checksums"`
 
 	DatabaseSize   int64 `json:"database-size"`   // bytes of all files
@@ -47,6 +54,14 @@ type BackupPoint struct {
 	Time time.Time    `json:"time"` // the server's clock
 	LSN  postgres.LSN `json:"lsn"`
 	WAL  string       `json:"wal"` // name of the segment that holds LSN (at the end: the byte before it)
+}
+
+// WayUse is one way of finding what has changed, and for what it was used.
+type WayUse struct {
+	Way   string `json:"way"`   // full, server-summaries, archive-summaries, page-hashes, times
+	Files int64  `json:"files"` // for which it was used
+	Bytes int64  `json:"bytes"` // of these files
+	Read  int64  `json:"read"`  // of these bytes, those that were read
 }
 
 // PageError is pages of one file whose checksum failed twice.

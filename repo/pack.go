@@ -17,8 +17,9 @@ import (
 //
 //	object header 28 | number 4 | wrapped key length 2 | wrapped key | xxh3 of the header 8
 //	sealed frames, one after the other
-//	footer: one block (blocks.go), number 0
-//	tail: footer offset 4 | footer length 4 | frames 4 | zero 4 | magic 8 | xxh3 of the tail 8   = 32 bytes
+//	page hashes: one block (blocks.go), number 1; not if no frame holds pages
+//	footer: one block, number 0
+//	tail: footer offset 4 | footer length 4 | frames 4 | length of the page hashes 4 | magic 8 | xxh3 of the tail 8   = 32 bytes
 //
 // The wrapped data key stands in every pack so that packs alone are enough.
 
@@ -28,6 +29,7 @@ const (
 	maxPack      = 1 << 30
 	packTailSize = 32
 	blockFooter  = 'T'
+	blockHashes  = 'X'
 	maxWrapped   = 4 << 10
 )
 
@@ -39,6 +41,7 @@ type packBuilder struct {
 	buf    []byte
 	first  uint32
 	footer footer
+	hashes []uint64 // of the pages of aligned and delta frames
 	// described estimates the footer's plain size, which must fit a block.
 	described int
 }
@@ -62,6 +65,7 @@ func (b *packBuilder) add(f frame) frameRef {
 	b.buf = b.frames.seal(b.buf, f.payload, ref.number(), ref.context())
 	b.footer.frames = append(b.footer.frames, frameInfo{kind: f.kind, ref: ref, id: f.id, path: f.path,
 		page: f.page, pages: f.pages, members: f.members})
+	b.hashes = append(b.hashes, f.hashes...)
 	b.described += 64 + len(f.path) + 5*len(f.pages)
 	for _, m := range f.members {
 		b.described += 48 + len(m.path)
@@ -69,27 +73,37 @@ func (b *packBuilder) add(f frame) frameRef {
 	return ref
 }
 
-// full tells that the pack is to be closed: a pack of many tiny files is full
-// when its footer is.
-func (b *packBuilder) full() bool { return len(b.buf) >= packTarget || b.described >= footerTarget }
+// full tells that the pack is to be closed: when it has reached a size, and a
+// pack of many tiny files when its footer is full.
+func (b *packBuilder) full(target int) bool {
+	return len(b.buf) >= target || b.described >= footerTarget
+}
 
 // finish closes the pack and gives its bytes.
 func (b *packBuilder) finish() ([]byte, error) {
-	offset := len(b.buf)
 	var out bytes.Buffer
 	w, err := newBlockWriter(&out, b.meta, b.id.key())
 	if err != nil {
 		return nil, err
 	}
-	if _, err := w.write(blockFooter, b.footer.encode(b.first)); err != nil {
+	footerLength, err := w.write(blockFooter, b.footer.encode(b.first))
+	if err != nil {
 		return nil, err
 	}
-	b.buf = append(b.buf, out.Bytes()...)
+	hashLength := 0
+	if len(b.hashes) > 0 {
+		if hashLength, err = w.write(blockHashes, encodePageHashes(b.hashes)); err != nil {
+			return nil, err
+		}
+	}
+	// The footer is number 0 and stands last: who wants only that reads the end.
+	b.buf = append(b.buf, out.Bytes()[footerLength:]...)
+	offset := len(b.buf)
+	b.buf = append(b.buf, out.Bytes()[:footerLength]...)
 	var tail []byte
-	tail = binary.LittleEndian.AppendUint32(tail, uint32(offset))
-	tail = binary.LittleEndian.AppendUint32(tail, uint32(out.Len()))
-	tail = binary.LittleEndian.AppendUint32(tail, uint32(len(b.footer.frames)))
-	tail = binary.LittleEndian.AppendUint32(tail, 0)
+	for _, n := range []int{offset, footerLength, len(b.footer.frames), hashLength} {
+		tail = binary.LittleEndian.AppendUint32(tail, uint32(n))
+	}
 	tail = append(tail, packEndMagic...)
 	tail = binary.LittleEndian.AppendUint64(tail, xxh3.Hash(tail))
 	b.buf = append(b.buf, tail...)
@@ -153,28 +167,18 @@ func (r *Repository) readFooter(ctx context.Context, id packID) (*footer, error)
 	} else if block, err = storage.ReadRange(ctx, r.store, key, int64(t.offset), int64(t.length)); err != nil {
 		return nil, r.lost(key, err)
 	}
-	return r.decodeFooterBlock(id, block, t.frames)
+	f, err := r.decodeFooterBlock(id, block, t.frames)
+	if err == nil {
+		f.hashes = hashArea{offset: t.offset - t.hashes, length: t.hashes}
+	}
+	return f, err
 }
 
 func (r *Repository) decodeFooterBlock(id packID, block []byte, frames int) (*footer, error) {
 	key := id.key()
-	s, err := r.keys.metaSealer(id.op, key)
+	plain, err := r.openPackBlock(id, blockFooter, 0, block)
 	if err != nil {
 		return nil, err
-	}
-	stored, err := storedLength(key, 0, block)
-	if err != nil {
-		return nil, err
-	}
-	if stored != len(block)-blockHeaderSize {
-		return nil, damagedf(key, "footer", "it has %d bytes, want %d", len(block)-blockHeaderSize, stored)
-	}
-	typ, plain, err := openBlock(s, key, 0, block[:blockHeaderSize], block[blockHeaderSize:], codec.NewDecoder())
-	if err != nil {
-		return nil, err
-	}
-	if typ != blockFooter {
-		return nil, damagedf(key, "footer", "block of type %q", typ)
 	}
 	f, err := decodeFooter(id, plain)
 	if err != nil {
@@ -186,8 +190,33 @@ func (r *Repository) decodeFooterBlock(id packID, block []byte, frames int) (*fo
 	return f, nil
 }
 
+// openPackBlock opens one of the blocks at the end of a pack.
+func (r *Repository) openPackBlock(id packID, want byte, number uint64, block []byte) ([]byte, error) {
+	key := id.key()
+	s, err := r.keys.metaSealer(id.op, key)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := storedLength(key, number, block)
+	if err != nil {
+		return nil, err
+	}
+	if stored != len(block)-blockHeaderSize {
+		return nil, damagedf(key, "footer", "block %d has %d bytes, want %d", number, len(block)-blockHeaderSize, stored)
+	}
+	typ, plain, err := openBlock(s, key, number, block[:blockHeaderSize], block[blockHeaderSize:], codec.NewDecoder())
+	if err != nil {
+		return nil, err
+	}
+	if typ != want {
+		return nil, damagedf(key, "footer", "block of type %q", typ)
+	}
+	return plain, nil
+}
+
 type packTail struct {
 	offset, length, frames int
+	hashes                 int // length of the block before the footer, 0 when there is none
 }
 
 func parsePackTail(key string, end []byte) (packTail, error) {
@@ -198,9 +227,13 @@ func parsePackTail(key string, end []byte) (packTail, error) {
 	if string(t[16:24]) != packEndMagic || xxh3.Hash(t[:24]) != binary.LittleEndian.Uint64(t[24:]) {
 		return packTail{}, damagedf(key, "tail", "it does not end as a pack does: torn or overwritten")
 	}
-	p := packTail{offset: int(binary.LittleEndian.Uint32(t)), length: int(binary.LittleEndian.Uint32(t[4:])), frames: int(binary.LittleEndian.Uint32(t[8:]))}
+	p := packTail{offset: int(binary.LittleEndian.Uint32(t)), length: int(binary.LittleEndian.Uint32(t[4:])), frames: int(binary.LittleEndian.Uint32(t[8:])),
+		hashes: int(binary.LittleEndian.Uint32(t[12:]))}
 	if p.length < blockHeaderSize || p.length > blockHeaderSize+maxBlock+gcmOverhead {
 		return packTail{}, damagedf(key, "tail", "footer of %d bytes", p.length)
+	}
+	if p.hashes != 0 && (p.hashes < blockHeaderSize || p.hashes > blockHeaderSize+maxBlock+gcmOverhead || p.hashes > p.offset) {
+		return packTail{}, damagedf(key, "tail", "page hashes of %d bytes", p.hashes)
 	}
 	return p, nil
 }

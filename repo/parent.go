@@ -13,22 +13,27 @@ import (
 // new one's operation. Find is for one goroutine; what it returns is for many.
 type Parent struct {
 	backup  *Backup
+	worn    map[packID]bool // packs whose frames are stored again rather than shared
 	footers *footerCache
 	next    func() (File, error, bool)
 	endList func()
 	current File
 	valid   bool
 	maps    mapBlockCache
+	index   *entryRun // set where paths are asked for in any order
 	// Err is the first fault met while reading the parent: the backup goes on
 	// without it and stores the content again.
 	mu  sync.Mutex
 	err error
 }
 
-func newParent(ctx context.Context, b *Backup) *Parent {
-	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
+func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
+	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
+	if anyOrder {
+		p.indexFiles()
+	}
 	return p
 }
 
@@ -36,10 +41,16 @@ func newParent(ctx context.Context, b *Backup) *Parent {
 func (p *Parent) stop() {
 	p.endList()
 	p.footers.stop()
+	if p.index != nil {
+		_ = p.index.spool.Close() // a temporary file
+	}
 }
 
 // Label is the parent's label.
 func (p *Parent) Label() Label { return p.backup.header.Label }
+
+// Header is what the parent is.
+func (p *Parent) Header() BackupHeader { return p.backup.header }
 
 // Err tells what of the parent could not be read, if anything.
 func (p *Parent) Err() error {
@@ -66,18 +77,16 @@ func (p *Parent) advance() {
 }
 
 // Find gives the parent's file of that path, nil when it has none. Paths must
-// be asked for in the order of ComparePaths.
+// be asked for in the order of ComparePaths, unless the writer is for any order.
 func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 	if p == nil {
 		return nil
 	}
-	for p.valid && ComparePaths(p.current.Path, path) < 0 {
-		p.advance()
-	}
-	if !p.valid || p.current.Path != path || p.current.Type != TypeFile {
+	file, ok := p.entry(path)
+	if !ok || file.Type != TypeFile {
 		return nil
 	}
-	f := &ParentFile{parent: p, file: p.current}
+	f := &ParentFile{parent: p, file: file}
 	if f.file.content.kind == contentMap {
 		m, err := p.maps.get(ctx, p.backup, f.file.content)
 		if err != nil {
@@ -85,7 +94,9 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 			return nil
 		}
 		f.fileMap = m
+		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
+	f.settled = !f.rebase && !f.wears()
 	return f
 }
 
@@ -94,15 +105,30 @@ type ParentFile struct {
 	parent  *Parent
 	file    File
 	fileMap *fileMap
+	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
+	settled bool
 }
+
+// Settled tells that nothing of the file is to be stored again if it has not
+// changed, so that it may be kept without being read. A file that is not
+// settled is to be handed to a Stretch, window by window, whatever has changed,
+// or to Small; keeping it is no fault, but lets the repository age.
+func (f *ParentFile) Settled() bool { return f.settled }
+
+// File is what the parent's manifest says of the file.
+func (f *ParentFile) File() File { return f.file }
+
+// Mapped tells that the file's pages can be kept one by one.
+func (f *ParentFile) Mapped() bool { return f != nil && f.fileMap != nil }
 
 // frame gives what the footer tells of a frame of the parent.
 func (f *ParentFile) frame(ctx context.Context, ref frameRef) (frameInfo, bool) {
-	footer, err := f.parent.footers.get(ctx, ref.pack)
+	e, err := f.parent.footers.get(ctx, ref.pack)
 	if err != nil {
 		f.parent.note(err)
 		return frameInfo{}, false
 	}
+	footer := e.footer
 	if int(ref.ordinal) >= len(footer.frames) || footer.frames[ref.ordinal].ref != ref {
 		return frameInfo{}, false
 	}
@@ -163,21 +189,26 @@ type footerEntry struct {
 	asked  bool
 	footer *footer
 	err    error
+
+	hashing sync.Mutex // guards what follows
+	hashes  []uint64   // of its pages, once asked for
+	hashErr error
 }
 
 const (
-	footersKept  = 24 // each below 1 MiB, most of them far below
+	footersKept  = 64 // each below 1 MiB with its page hashes, most of them far below
 	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
 )
 
-func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+// newFooterCache makes a cache for packs that are asked for in about this order.
+func newFooterCache(ctx context.Context, r *Repository, packs []packUse) *footerCache {
+	c := &footerCache{repo: r, byID: map[packID]*footerEntry{}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
 		return c
 	}
-	c.order, c.place = b.tables.packs, make(map[packID]int, len(b.tables.packs))
+	c.order, c.place = packs, make(map[packID]int, len(packs))
 	for i, p := range c.order {
 		c.place[p.id] = i
 	}
@@ -193,7 +224,7 @@ func (c *footerCache) stop() {
 	_ = c.ahead.Wait()
 }
 
-func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
+func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) {
 	c.mu.Lock()
 	e, ok := c.byID[id]
 	if !ok {
@@ -212,7 +243,7 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footer, error) {
 	}
 	select {
 	case <-e.done:
-		return e.footer, e.err
+		return e, e.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

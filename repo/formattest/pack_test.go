@@ -36,8 +36,8 @@ func (r *repository) footer(key string) ([]described, error) {
 	}
 	tail := object[len(object)-32:]
 	t := &cursor{b: tail}
-	offset, length, count, zero := t.u32(), t.u32(), t.u32(), t.u32()
-	if zero != 0 || string(t.bytes(8)) != "PGBKPEND" || t.u64() != xxh3.Hash(tail[:24]) || int(offset+length) != len(object)-32 {
+	offset, length, count, hashes := t.u32(), t.u32(), t.u32(), t.u32()
+	if string(t.bytes(8)) != "PGBKPEND" || t.u64() != xxh3.Hash(tail[:24]) || int(offset+length) != len(object)-32 {
 		return nil, damage("tail of %s", key)
 	}
 	typ, content, err := r.block(&cursor{b: object[offset:][:length]}, operation, key, 0)
@@ -45,7 +45,14 @@ func (r *repository) footer(key string) ([]described, error) {
 		return nil, damage("footer of %s: %v", key, err)
 	}
 	frames, err := readFooter(&cursor{b: content}, p)
-	if err == nil && (len(frames) != int(count) || frames[0].offset != uint64(head)+8 || frames[count-1].offset+frames[count-1].stored != uint64(offset)) {
+	end := uint64(offset - hashes)
+	if hashes > 0 && err == nil {
+		typ, content, err = r.block(&cursor{b: object[end:offset]}, operation, key, 1)
+		if err != nil || typ != 'X' || len(content)%8 != 0 {
+			return nil, damage("page hashes of %s: %v", key, err)
+		}
+	}
+	if err == nil && (len(frames) != int(count) || frames[0].offset != uint64(head)+8 || frames[count-1].offset+frames[count-1].stored != end) {
 		err = damage("frames of %s do not fill it", key)
 	}
 	return frames, err
