@@ -30,6 +30,7 @@ type run struct {
 	header   repo.BackupHeader // what the backups have in common
 	pages    *pageErrors
 	source   Source
+	timings  Timings
 
 	mu       sync.Mutex
 	warnings []string
@@ -56,30 +57,34 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	err = r.steps(ctx)
 	r.close()
 	r.to.close(ctx)
-	result := Result{Duration: o.Clock().Sub(r.began), Warnings: r.warnings}
+	result := Result{Duration: o.Clock().Sub(r.began), Timings: r.timings, Warnings: r.warnings}
 	result.Backups, err = r.to.results(err)
 	return result, err
 }
 
 func (r *run) steps(ctx context.Context) error {
+	var other time.Duration
 	for _, s := range []struct {
 		name string
 		do   func(context.Context) error
+		time *time.Duration
 	}{
-		{"connect", r.connect},
-		{"check the cluster", r.checkCluster},
-		{"begin", r.begin},
-		{"start", r.start},
-		{"copy", func(ctx context.Context) error { return r.source.Copy(ctx) }},
-		{"stop", r.stop},
-		{"wait for WAL", r.waitForWAL},
-		{"prove WAL", r.proveWAL},
-		{"commit", r.commit},
+		{"connect", r.connect, &other},
+		{"check the cluster", r.checkCluster, &other},
+		{"begin", r.begin, &other},
+		{"start", r.start, &r.timings.Waiting},
+		{"copy", func(ctx context.Context) error { return r.source.Copy(ctx) }, &r.timings.Copying},
+		{"stop", r.stop, &r.timings.Waiting},
+		{"wait for WAL", r.waitForWAL, &r.timings.Waiting},
+		{"prove WAL", r.proveWAL, &r.timings.Committing},
+		{"commit", r.commit, &r.timings.Committing},
 	} {
-		r.o.Log.Debug("backup step", "step", s.name, "elapsed", r.o.Clock().Sub(r.began))
+		began := r.o.Clock()
+		r.o.Log.Debug("backup step", "step", s.name, "elapsed", began.Sub(r.began))
 		if err := s.do(ctx); err != nil {
 			return err
 		}
+		*s.time += r.o.Clock().Sub(began)
 	}
 	return nil
 }

@@ -80,7 +80,15 @@ type Progress struct {
 type Result struct {
 	Backups  []RepositoryResult // in the order of Options.Repositories
 	Duration time.Duration
+	Timings  Timings
 	Warnings []string
+}
+
+// Timings are parts of a run's duration.
+type Timings struct {
+	Waiting    time.Duration // for the server: to start, to stop, to archive WAL
+	Copying    time.Duration
+	Committing time.Duration // WAL read back, the last uploads, the manifest
 }
 
 // RepositoryResult is what became of the backup in one repository.

@@ -51,7 +51,7 @@ var ErrNoSummary = errors.New("it was archived without a summary")
 // WALSummary tells which blocks the WAL from From up to To changed: that of all
 // records that end in one segment, of which the first may have begun before it.
 // Where From is the To of the segment before, the two have no hole between them.
-// From and To are equal where no record ends in the segment.
+// A segment in which no record ends has no summary, and leaves no hole.
 type WALSummary struct {
 	Timeline postgres.Timeline // in the segment's name
 	From, To postgres.LSN
@@ -69,7 +69,7 @@ func (s WALSummary) encode() []byte {
 // check refuses what no writer makes and no block holds.
 func (s WALSummary) check() error {
 	switch {
-	case s.Timeline == 0 || s.From > s.To:
+	case s.Timeline == 0 || s.From >= s.To:
 		return fmt.Errorf("the summary of timeline %d reaches from %s to %s", s.Timeline, s.From, s.To)
 	case len(s.Table) == 0 || len(s.Table) > maxBlock-walSummaryHead:
 		return fmt.Errorf("the summary's table has %d bytes", len(s.Table))

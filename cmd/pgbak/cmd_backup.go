@@ -39,8 +39,14 @@ func (a *app) backupCommand() *cobra.Command {
 		Use:   "backup",
 		Short: "Take a base backup of the running cluster",
 		Long: `backup copies the cluster in pgdata into the repository while the server runs,
-verifies the checksum of every page, and ends only when all WAL that the backup
-needs is in the repository.
+verifies the checksum of every page that it reads, and ends only when all WAL
+that the backup needs is in the repository.
+
+A full backup reads everything. A differential backup (diff) takes from the
+newest full one what has not changed since, an incremental backup (incr) from the
+newest backup of any type. Each is restored like a full one, in one step. The
+result says how it was found out what has changed: by WAL summaries, where only
+changed pages are read, or by reading all pages and comparing their hashes.
 
 It goes to the first configured repository, to the one named by --repo, or with
 --repo all to every one, for which the cluster is read only once. A repository
@@ -56,7 +62,7 @@ the code of the failure and says which repositories have a backup.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full (this version writes full backups only)")
+	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full, diff (what changed since the newest full one) or incr (since the newest one)")
 	flags.BoolVar(&f.startFast, "start-fast", true, "begin with an immediate checkpoint instead of waiting for a spread one")
 	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for the next WAL segment to reach the repository (`DURATION` like 60s)")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "note to keep with the backup (`KEY=VALUE`; may be repeated)")
@@ -71,11 +77,9 @@ func (f backupFlags) check() error {
 		return err
 	}
 	switch repo.BackupType(f.typ) {
-	case repo.Full:
-	case repo.Differential, repo.Incremental:
-		return fmt.Errorf("--type %s: this version writes full backups only", f.typ)
+	case repo.Full, repo.Differential, repo.Incremental:
 	default:
-		return fmt.Errorf("--type %q is unknown: use full", f.typ)
+		return fmt.Errorf("--type %q is unknown: use full, diff or incr", f.typ)
 	}
 	if f.timeout <= 0 {
 		return errors.New("--archive-timeout must be more than 0")

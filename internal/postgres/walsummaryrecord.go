@@ -1,6 +1,9 @@
 package postgres
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Resource managers and operations that a summary of WAL looks at, besides those
 // in walrecord.go (access/rmgrlist.h, catalog/pg_control.h,
@@ -37,7 +40,7 @@ func (h walRecordHeader) summaryNeeds() int {
 			return walRecordMaxSize
 		}
 	case walManagerXact:
-		if h.endsTransaction() {
+		if h.endsTransaction() && h.info&walXactHasInfo != 0 { // others remove no files
 			return walRecordMaxSize
 		}
 	case walManagerSMGR, walManagerDatabase:
@@ -123,6 +126,9 @@ func (h walRecordHeader) storageTruncations(c *walCursor, t *BlockTable) {
 	case walSMGRCreate:
 		fork := parseWALRelation(c.bytes(walRelationSize))
 		fork.Fork = RelationFork(c.uint32())
+		if fork.Fork > InitFork {
+			c.err = fmt.Errorf("it makes %s of a relation, which is unknown", fork.Fork)
+		}
 		if c.err == nil && fork.Fork != FSMFork {
 			t.Truncate(fork, 0)
 		}
