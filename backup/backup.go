@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
@@ -30,7 +29,8 @@ type run struct {
 	identity repo.Identity     // of the cluster; its number is that of one of the repositories
 	header   repo.BackupHeader // what the backups have in common
 	pages    *pageErrors
-	walker   *walker
+	source   Source
+	timings  Timings
 
 	mu       sync.Mutex
 	warnings []string
@@ -46,49 +46,55 @@ type run struct {
 // error that joins those of the repositories that have none.
 func Run(ctx context.Context, o Options) (Result, error) {
 	r := &run{o: o.withDefaults(), began: o.Clock()}
-	if r.o.Type != repo.Full {
-		return Result{}, hint.Wrap(fmt.Errorf("backup type %q is not supported", r.o.Type), "this version writes full backups: use --type full.")
-	}
 	if len(r.o.Repositories) == 0 {
 		return Result{}, errors.New("backup: no repository is given")
 	}
+	var err error
+	if r.source, err = newSource(r); err != nil {
+		return Result{}, err
+	}
 	r.to = newDestinations(ctx, r.o)
-	err := r.steps(ctx)
+	err = r.steps(ctx)
 	r.close()
 	r.to.close(ctx)
-	result := Result{Duration: o.Clock().Sub(r.began), Warnings: r.warnings}
+	result := Result{Duration: o.Clock().Sub(r.began), Timings: r.timings, Warnings: r.warnings}
 	result.Backups, err = r.to.results(err)
 	return result, err
 }
 
 func (r *run) steps(ctx context.Context) error {
+	var other time.Duration
 	for _, s := range []struct {
 		name string
 		do   func(context.Context) error
+		time *time.Duration
 	}{
-		{"connect", r.connect},
-		{"check the cluster", r.checkCluster},
-		{"begin", r.begin},
-		{"start", r.start},
-		{"copy", r.copy},
-		{"stop", r.stop},
-		{"wait for WAL", r.waitForWAL},
-		{"prove WAL", r.proveWAL},
-		{"commit", r.commit},
+		{"connect", r.connect, &other},
+		{"check the cluster", r.checkCluster, &other},
+		{"begin", r.begin, &other},
+		{"start", r.start, &r.timings.Waiting},
+		{"copy", func(ctx context.Context) error { return r.source.Copy(ctx) }, &r.timings.Copying},
+		{"stop", r.stop, &r.timings.Waiting},
+		{"wait for WAL", r.waitForWAL, &r.timings.Waiting},
+		{"prove WAL", r.proveWAL, &r.timings.Committing},
+		{"commit", r.commit, &r.timings.Committing},
 	} {
-		r.o.Log.Debug("backup step", "step", s.name, "elapsed", r.o.Clock().Sub(r.began))
+		began := r.o.Clock()
+		r.o.Log.Debug("backup step", "step", s.name, "elapsed", began.Sub(r.began))
 		if err := s.do(ctx); err != nil {
 			return err
 		}
+		*s.time += r.o.Clock().Sub(began)
 	}
 	return nil
 }
 
 // close ends the session, which makes the server forget a backup not stopped.
 func (r *run) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r.source.Close(ctx)
 	if r.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
 		_ = r.conn.Close(ctx)
 	}
 }
@@ -121,8 +127,12 @@ func (r *run) connect(ctx context.Context) (err error) {
 // stanza of another cluster is its repository's failure alone.
 func (r *run) checkCluster(ctx context.Context) error {
 	var problems []readiness.Problem
+	pgdata := r.o.PGData
+	if r.o.From == FromStream {
+		pgdata = r.info.DataDirectory // whatever this host has there
+	}
 	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		found := readiness.Problems(r.info, r.o.PGData, d.identity)
+		found := readiness.Problems(r.info, pgdata, d.identity)
 		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
 			return err
 		}
@@ -137,32 +147,7 @@ func (r *run) checkCluster(ctx context.Context) error {
 	for _, p := range problems {
 		r.warn("%v", p.Error)
 	}
-	return r.checkControl(ctx)
-}
-
-// checkControl compares pg_control, which is what the files say, with the stanzas.
-func (r *run) checkControl(ctx context.Context) error {
-	_, control, err := readControl(ctx, r.o.PGData)
-	if err != nil {
-		return err
-	}
-	if control.State != postgres.ControlInProduction {
-		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not in production", r.o.PGData, control.State),
-			"pgdata must be the data directory of the primary that connection leads to.")
-	}
-	if control.SystemID != r.info.SystemID {
-		return hint.Wrap(fmt.Errorf("%s: %w: its system identifier is %d, stanza %s belongs to %s", r.o.PGData,
-			repo.ErrIdentityMismatch, control.SystemID, r.to.first().Stanza.Name(), r.to.first().identity),
-			"check pgdata and connection in the configuration.")
-	}
-	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		if control.BlockSize == d.identity.BlockSize {
-			return nil
-		}
-		return hint.Wrap(fmt.Errorf("%s: %w: its pages have %d bytes, stanza %s has pages of %d bytes", r.o.PGData,
-			repo.ErrIdentityMismatch, control.BlockSize, d.Stanza.Name(), d.identity.BlockSize),
-			"a cluster with another size of pages needs a stanza of its own.")
-	}); err != nil {
+	if err := r.source.Check(ctx); err != nil {
 		return err
 	}
 	r.identity = r.to.first().identity
@@ -171,7 +156,20 @@ func (r *run) checkControl(ctx context.Context) error {
 
 // begin names the backups and pins their parents.
 func (r *run) begin(ctx context.Context) error {
-	return r.to.together(ctx, func(d *destination) error { return d.begin(r.o, r.info.BlockSize) })
+	return r.to.together(ctx, func(d *destination) error {
+		err := d.begin(r.o, r.info.BlockSize)
+		if err == nil && d.writer.Type() != r.o.Type {
+			r.warnOf(d, "there is no backup that %s backup could build on: this one is a full backup", article(r.o.Type))
+		}
+		return err
+	})
+}
+
+func article(t repo.BackupType) string {
+	if t == repo.Incremental {
+		return "an incremental"
+	}
+	return "a differential"
 }
 
 // start proves that WAL reaches the repository and starts the backup. The
@@ -184,17 +182,20 @@ func (r *run) start(ctx context.Context) error {
 	}
 	proof := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: switched.Segment(r.identity.SegmentSize)}
 	r.header.Start.Time = r.info.Now
-	if r.header.Start.LSN, err = r.conn.StartBackup(ctx, "pgbak "+string(r.to.first().writer.Label()), r.o.StartFast); err != nil {
+	if r.header.Start.LSN, err = r.source.Start(ctx, "pgbak "+string(r.to.first().writer.Label())); err != nil {
 		return err
 	}
-	if err := r.waitFor(ctx, "before the backup", []postgres.WALFile{proof}); err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.waitFor(gctx, "before the backup", []postgres.WALFile{proof}) })
+	g.Go(func() (err error) {
+		r.control, err = r.source.Settle(gctx, r.header.Start.LSN)
 		return err
-	}
-	if r.control, err = waitForCheckpoint(ctx, r.o.PGData, r.header.Start.LSN); err != nil {
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if r.control.Timeline != r.info.Timeline {
-		return fmt.Errorf("pg_control in %s is on timeline %d, the server on %d", r.o.PGData, r.control.Timeline, r.info.Timeline)
+		return fmt.Errorf("pg_control of the data directory is on timeline %d, the server on %d", r.control.Timeline, r.info.Timeline)
 	}
 	r.header.Timeline = r.info.Timeline
 	return r.describe(ctx)
@@ -226,27 +227,6 @@ func (r *run) describe(ctx context.Context) error {
 // lost, the backup is lost, and going on would be for nothing.
 const keepAliveEvery = 5 * time.Second
 
-// copy copies all files while the session is watched.
-func (r *run) copy(ctx context.Context) error {
-	root, err := filepath.EvalSymlinks(r.o.PGData)
-	if err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	c := newCopier(r.o, r.to, r.control)
-	r.pages = &c.errors
-	w := &walker{root: root, owners: newOwners(), warn: r.warn, exclude: excluder{user: r.o.Exclude}, tablespaces: map[string]bool{},
-		version: fmt.Sprintf("PG_%d_%d", r.control.Major, r.control.CatalogVersion)}
-	r.walker = w
-	g, ctx := errgroup.WithContext(ctx)
-	copied := make(chan struct{})
-	g.Go(func() error {
-		defer close(copied)
-		return c.copy(ctx, w)
-	})
-	g.Go(func() error { return r.watch(ctx, copied) })
-	return g.Wait()
-}
-
 func (r *run) watch(ctx context.Context, copied <-chan struct{}) error {
 	tick := time.NewTicker(keepAliveEvery)
 	defer tick.Stop()
@@ -264,25 +244,16 @@ func (r *run) watch(ctx context.Context, copied <-chan struct{}) error {
 	}
 }
 
-// stop reads pg_control, after all other files, ends the backup on the server
-// and stores what it gives. WAL that was written since the start makes the
-// copied files consistent; pg_control is only where recovery looks first.
+// stop ends the backup on the server and stores what that gives, with
+// pg_control, which was read after all other files. WAL that was written since
+// the start makes the copied files consistent; pg_control is only where
+// recovery looks first.
 func (r *run) stop(ctx context.Context) error {
-	control, parsed, err := readControl(ctx, r.o.PGData)
+	result, err := r.source.Stop(ctx)
 	if err != nil {
 		return err
 	}
-	if parsed.SystemID != r.identity.SystemID || parsed.Timeline != r.header.Timeline {
-		return fmt.Errorf("%s became another cluster or timeline during the backup", r.o.PGData)
-	}
-	if err := r.checkTablespaces(ctx); err != nil {
-		return err
-	}
-	result, err := r.conn.StopBackup(ctx)
-	if err != nil {
-		return err
-	}
-	if err := r.checkLabel(result); err != nil {
+	if err := r.checkLabel(result.StopResult); err != nil {
 		return err
 	}
 	after, err := r.conn.Info(ctx)
@@ -291,15 +262,14 @@ func (r *run) stop(ctx context.Context) error {
 	}
 	r.header.Stop = repo.BackupPoint{Time: after.Now, LSN: result.LSN, WAL: r.walName(result.LSN - 1)}
 	r.header.Start.WAL = r.walName(r.header.Start.LSN)
-	owner, group := r.clusterOwner()
 	files := []repo.File{{Path: controlPath}, {Path: "backup_label"}}
-	contents := [][]byte{control, []byte(result.LabelFile)}
+	contents := [][]byte{result.Control, []byte(result.LabelFile)}
 	if result.TablespaceMap != "" {
 		files, contents = append(files, repo.File{Path: "tablespace_map"}), append(contents, []byte(result.TablespaceMap))
 	}
 	for i := range files {
 		files[i].Type, files[i].Mode, files[i].ModTime = repo.TypeFile, 0o600, after.Now
-		files[i].Owner, files[i].Group = owner, group
+		files[i].Owner, files[i].Group = result.Owner, result.Group
 	}
 	return r.to.together(ctx, func(d *destination) error {
 		framer, err := d.Stanza.Repository().NewFramer()

@@ -14,41 +14,83 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// largeFile is a file on its way through the pipeline in chunks.
-type largeFile struct {
-	c       *copier
-	item    item
-	f       *os.File
-	size    int64 // when it was opened: what is added later comes from WAL
-	parents []*repo.ParentFile
-	rel     postgres.RelationFile
-	verify  bool
-	writers []*repo.FileWriter
-	open    atomic.Int32 // chunks not yet read
-	end     int64        // where the file ends: less than size when it was truncated meanwhile
-	failed  atomic.Bool  // a page failed its checksum
+// openFile is a larger file while workers read it.
+type openFile struct {
+	c      *copier
+	item   item
+	f      *os.File
+	size   int64 // when it was opened: what is added later comes from WAL
+	rel    postgres.RelationFile
+	verify bool
+	end    int64        // where the file ends: less than size when it was truncated meanwhile
+	open   atomic.Int32 // tasks that have not read yet
+	failed atomic.Bool  // a page failed its checksum
 }
 
-// largeFile opens a file and sends its chunks. A file that has vanished was
-// dropped after the backup began; replay of WAL drops it again.
-func (c *copier) largeFile(ctx context.Context, it item) error {
+// openLarge opens a file; nil when it has vanished: then it was dropped after
+// the backup began, and replay of WAL drops it again.
+func (c *copier) openLarge(it item) (*openFile, error) {
 	f, err := os.Open(it.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", it.file.Path, err)
+		return nil, fmt.Errorf("open %s: %w", it.file.Path, err)
 	}
 	info, err := f.Stat()
 	if err != nil {
 		_ = f.Close()
-		return fmt.Errorf("read %s: %w", it.file.Path, err)
+		return nil, fmt.Errorf("read %s: %w", it.file.Path, err)
 	}
-	l := &largeFile{c: c, item: it, f: f, size: info.Size(), end: info.Size(), parents: c.find(ctx, it.file.Path)}
-	l.item.file.ModTime = info.ModTime()
-	l.rel, l.verify = postgres.ParseRelationPath(it.file.Path)
-	l.verify = l.verify && c.control.ChecksumVersion != 0
-	return l.send(ctx)
+	o := &openFile{c: c, item: it, f: f, size: info.Size(), end: info.Size()}
+	o.item.file.ModTime = info.ModTime()
+	o.rel, o.verify = postgres.ParseRelationPath(it.file.Path)
+	o.verify = o.verify && c.control.ChecksumVersion != 0
+	return o, nil
+}
+
+// close closes the file after its last task.
+func (o *openFile) close() {
+	if o.open.Add(-1) == 0 {
+		_ = o.f.Close() // opened for reading: nothing can be lost
+	}
+}
+
+// readAt fills raw and verifies its pages; it gives how much of it there was.
+func (o *openFile) readAt(ctx context.Context, way string, raw []byte, offset int64) (int, error) {
+	if err := o.c.throttle.wait(ctx, int64(len(raw))); err != nil {
+		return 0, err
+	}
+	n, err := o.f.ReadAt(raw, offset)
+	if err != nil && err != io.EOF {
+		return 0, fmt.Errorf("read %s at %d: %w", o.item.file.Path, offset, err)
+	}
+	o.c.uses.add(way, 0, 0, int64(n))
+	if !o.verify {
+		return n, nil
+	}
+	p := pageReader{c: o.c, f: o.f, path: o.item.file.Path, rel: o.rel}
+	bad, err := p.check(ctx, raw[:n], offset)
+	if bad {
+		o.failed.Store(true)
+	}
+	return n, err
+}
+
+// largeFile is a file that is read as a whole, on its way in chunks.
+type largeFile struct {
+	*openFile
+	writers []*repo.FileWriter
+}
+
+// largeFile opens a file and sends its chunks.
+func (c *copier) largeFile(ctx context.Context, it item) error {
+	o, err := c.openLarge(it)
+	if o == nil {
+		return err
+	}
+	c.uses.add(WayFull, 1, o.size, 0)
+	return (&largeFile{openFile: o}).send(ctx)
 }
 
 // send sends the chunks and, behind them, the end of the file.
@@ -90,33 +132,20 @@ func (l *largeFile) send(ctx context.Context) error {
 	return l.c.send(ctx, &task{read: func(context.Context, *repo.Framers, *batch) error { return nil }, commit: l.finish})
 }
 
-// close closes the file after its last chunk.
-func (l *largeFile) close() {
-	if l.open.Add(-1) == 0 {
-		_ = l.f.Close() // opened for reading: nothing can be lost
-	}
-}
-
 // finish adds the file to one of the backups.
 func (l *largeFile) finish(i int, _ *destination) error {
 	l.item.file.PageErrors = l.failed.Load()
-	return l.writers[i].End(l.item.file, l.parents[i])
+	return l.writers[i].End(l.item.file, l.item.parents[i])
 }
 
 // read reads one chunk, verifies its pages and frames its windows: those of the
 // first repository, then those of the second, and so on.
 func (l *largeFile) read(ctx context.Context, framers *repo.Framers, b *batch, offset, length int64) ([]repo.Window, uint32, int64, error) {
-	raw := b.raw[:length]
-	n, err := l.f.ReadAt(raw, offset)
-	if err != nil && err != io.EOF {
-		return nil, 0, 0, fmt.Errorf("read %s at %d: %w", l.item.file.Path, offset, err)
+	n, err := l.readAt(ctx, WayFull, b.raw[:length], offset)
+	if err != nil {
+		return nil, 0, 0, err
 	}
-	raw = raw[:n]
-	if l.verify {
-		if err := l.checkPages(ctx, raw, offset); err != nil {
-			return nil, 0, 0, err
-		}
-	}
+	raw := b.raw[:n]
 	frame := l.c.frameBytes()
 	count := int((int64(len(raw)) + frame - 1) / frame)
 	windows := make([]repo.Window, count*len(l.writers))
@@ -127,7 +156,7 @@ func (l *largeFile) read(ctx context.Context, framers *repo.Framers, b *batch, o
 		zero := postgres.IsZero(part)
 		var framed []repo.Window
 		if !zero {
-			b.out, framed, err = framers.Window(ctx, b.out, part, l.item.file.Path, (offset+at)/frame, l.c.pageSize, l.parents)
+			b.out, framed, err = framers.Window(ctx, b.out, part, l.item.file.Path, (offset+at)/frame, l.c.pageSize, l.item.parents)
 			if err != nil {
 				return nil, 0, 0, fmt.Errorf("frame %s at %d: %w", l.item.file.Path, offset+at, err)
 			}
@@ -141,13 +170,4 @@ func (l *largeFile) read(ctx context.Context, framers *repo.Framers, b *batch, o
 		}
 	}
 	return windows, crc32c.Update(0, raw), int64(n), nil
-}
-
-func (l *largeFile) checkPages(ctx context.Context, raw []byte, offset int64) error {
-	p := pageReader{c: l.c, f: l.f, path: l.item.file.Path, rel: l.rel}
-	bad, err := p.check(ctx, raw, offset)
-	if bad {
-		l.failed.Store(true)
-	}
-	return err
 }

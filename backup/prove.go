@@ -23,7 +23,7 @@ import (
 // checkTablespaces proves that the directory of every tablespace was copied
 // that was there from start to stop: seen from this host a location can be an
 // empty mount point, or the volume may not be mounted at all.
-func (r *run) checkTablespaces(ctx context.Context) error {
+func (r *localFiles) checkTablespaces(ctx context.Context) error {
 	now, err := r.conn.Tablespaces(ctx)
 	if err != nil {
 		return err
@@ -156,6 +156,9 @@ func (r *run) readBack(d *destination, f postgres.WALFile, wanted bool) ([]byte,
 	data := bytes.NewBuffer(make([]byte, 0, r.identity.SegmentSize+bytes.MinRead))
 	if _, err := data.ReadFrom(io.LimitReader(in, r.identity.SegmentSize+1)); err != nil {
 		return nil, fmt.Errorf("read back WAL: %w", err)
+	}
+	if r.o.From == FromStream {
+		return data.Bytes(), nil // the server's file cannot be reached
 	}
 	name := filepath.Join(r.o.PGData, "pg_wal", f.Name(r.identity.SegmentSize))
 	own, err := os.ReadFile(name)

@@ -65,7 +65,7 @@ func copyTreeOf(t *testing.T, root string, besides func(*destinations), to ...Re
 	if err == nil {
 		go besides(r.to)
 		w := &walker{root: root, version: testVersion, owners: newOwners(), tablespaces: map[string]bool{}, warn: r.warn}
-		err = newCopier(o, r.to, r.control).copy(ctx, w)
+		err = newCopier(o, r.to, r.control, changes{way: WayFull}).copy(ctx, w)
 	}
 	if err == nil {
 		err = r.commit(ctx)

@@ -29,6 +29,10 @@ type walker struct {
 type item struct {
 	file repo.File // Size as it was when the walk met it
 	name string    // where it is on disk
+	// parents are the same file in the parent of each repository; kept tells
+	// that it is taken from there unread. Set by the copier.
+	parents []*repo.ParentFile
+	kept    bool
 }
 
 // walk walks the whole cluster.
