@@ -18,6 +18,10 @@
 // which is slow or gone costs the others nothing. In each of them it is one
 // request that stores the file.
 //
+// With a segment goes a summary of the blocks that its WAL changed, made while it
+// is compressed and stored in the same object, so that an incremental backup need
+// not read WAL. What keeps the summary from being made keeps nothing else.
+//
 // The same content again is success, because PostgreSQL may ask twice after a
 // crash; different content under a name that is taken changes nothing and is an
 // error (repo.ErrWALConflict).

@@ -50,6 +50,7 @@ type walFile struct {
 	path string
 	size int64 // bytes, when it was opened
 	file *os.File
+	hole error // why its summary begins later than that before it ends; valid once the summary is made
 }
 
 // Size and Open make walFile a storage.Source.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 
@@ -32,6 +33,9 @@ type Pusher struct {
 	// not known. Files that are no segments do not say of which cluster they are;
 	// without it they are taken from whoever pushes them. nil is not known.
 	Control func() (*postgres.Control, error)
+	// Log is told, for those who look for faults, why a segment has no summary.
+	// [NewPusher] makes it one that keeps nothing.
+	Log *slog.Logger
 
 	targets []PushTarget
 }
@@ -41,7 +45,7 @@ func NewPusher(targets ...PushTarget) (*Pusher, error) {
 	if len(targets) == 0 {
 		return nil, errors.New("no repository to push WAL to")
 	}
-	return &Pusher{targets: targets}, nil
+	return &Pusher{Log: slog.New(slog.DiscardHandler), targets: targets}, nil
 }
 
 // Result says what became of a pushed file.
@@ -69,7 +73,8 @@ type Stored struct {
 // the repositories are opened meanwhile, and served at the same time: one that
 // fails or is slow neither keeps the file from the others nor delays it there.
 // The error names each that failed, in the order of the targets, and the result
-// tells what was stored all the same. A push that is tried again finds the file
+// tells what was stored all the same. With a segment is stored which blocks its
+// WAL changed, if that can be found out by the segment and those beside it. A push that is tried again finds the file
 // in those and stores only what is missing.
 //
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
@@ -84,6 +89,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
 	defer content.Close()
+	file.summarize(content)
 	for _, t := range p.targets {
 		content.Compress(t.Compression)
 	}
@@ -93,6 +99,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 		running.Go(func() { puts[i], errs[i] = p.push(ctx, t, file, content) })
 	}
 	running.Wait()
+	p.logSummary(ctx, file, content)
 	for i, t := range p.targets {
 		if errs[i] != nil {
 			continue

@@ -30,6 +30,7 @@ type run struct {
 	header   repo.BackupHeader // what the backups have in common
 	pages    *pageErrors
 	source   Source
+	timings  Timings
 
 	mu       sync.Mutex
 	warnings []string
@@ -56,39 +57,44 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	err = r.steps(ctx)
 	r.close()
 	r.to.close(ctx)
-	result := Result{Duration: o.Clock().Sub(r.began), Warnings: r.warnings}
+	result := Result{Duration: o.Clock().Sub(r.began), Timings: r.timings, Warnings: r.warnings}
 	result.Backups, err = r.to.results(err)
 	return result, err
 }
 
 func (r *run) steps(ctx context.Context) error {
+	var other time.Duration
 	for _, s := range []struct {
 		name string
 		do   func(context.Context) error
+		time *time.Duration
 	}{
-		{"connect", r.connect},
-		{"check the cluster", r.checkCluster},
-		{"begin", r.begin},
-		{"start", r.start},
-		{"copy", func(ctx context.Context) error { return r.source.Copy(ctx) }},
-		{"stop", r.stop},
-		{"wait for WAL", r.waitForWAL},
-		{"prove WAL", r.proveWAL},
-		{"commit", r.commit},
+		{"connect", r.connect, &other},
+		{"check the cluster", r.checkCluster, &other},
+		{"begin", r.begin, &other},
+		{"start", r.start, &r.timings.Waiting},
+		{"copy", func(ctx context.Context) error { return r.source.Copy(ctx) }, &r.timings.Copying},
+		{"stop", r.stop, &r.timings.Waiting},
+		{"wait for WAL", r.waitForWAL, &r.timings.Waiting},
+		{"prove WAL", r.proveWAL, &r.timings.Committing},
+		{"commit", r.commit, &r.timings.Committing},
 	} {
-		r.o.Log.Debug("backup step", "step", s.name, "elapsed", r.o.Clock().Sub(r.began))
+		began := r.o.Clock()
+		r.o.Log.Debug("backup step", "step", s.name, "elapsed", began.Sub(r.began))
 		if err := s.do(ctx); err != nil {
 			return err
 		}
+		*s.time += r.o.Clock().Sub(began)
 	}
 	return nil
 }
 
 // close ends the session, which makes the server forget a backup not stopped.
 func (r *run) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	r.source.Close(ctx)
 	if r.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
 		_ = r.conn.Close(ctx)
 	}
 }
@@ -121,8 +127,12 @@ func (r *run) connect(ctx context.Context) (err error) {
 // stanza of another cluster is its repository's failure alone.
 func (r *run) checkCluster(ctx context.Context) error {
 	var problems []readiness.Problem
+	pgdata := r.o.PGData
+	if r.o.From == FromStream {
+		pgdata = r.info.DataDirectory // whatever this host has there
+	}
 	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		found := readiness.Problems(r.info, r.o.PGData, d.identity)
+		found := readiness.Problems(r.info, pgdata, d.identity)
 		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,6 +36,8 @@ type copier struct {
 	uses     wayUses
 	errors   pageErrors
 	known    []repo.PageError // of the parents
+	throttle *throttle
+	total    atomic.Int64 // bytes of the cluster as estimated; 0 when not known
 	batches  chan *batch
 	work     chan *task
 	order    chan *task
@@ -60,7 +63,7 @@ type task struct {
 }
 
 func newCopier(o Options, to *destinations, control postgres.Control, ch changes) *copier {
-	c := &copier{o: o, to: to, control: control, changes: ch, pageSize: control.BlockSize,
+	c := &copier{o: o, to: to, control: control, changes: ch, throttle: newThrottle(o.MaxRate, o.Clock), pageSize: control.BlockSize,
 		work: make(chan *task), order: make(chan *task, 4*o.Processes)}
 	n := 2*o.Processes + 2
 	c.batches = make(chan *batch, n)
@@ -78,20 +81,37 @@ func (c *copier) frameBytes() int64 { return int64(c.pageSize) * repo.PagesPerFr
 
 // prepare gives a batch its buffers when it is first used.
 func (c *copier) prepare(b *batch, framers *repo.Framers) {
-	if b.raw == nil {
-		n := chunkWindows * int(c.frameBytes())
-		b.raw = make([]byte, n)
-		b.out = make([]byte, 0, framers.Room(n))
+	b.raw = c.room(b)
+	if b.out == nil {
+		b.out = make([]byte, 0, framers.Room(len(b.raw)))
 	}
+}
+
+// room gives a batch's buffer for plain content.
+func (c *copier) room(b *batch) []byte {
+	if b.raw == nil {
+		b.raw = make([]byte, chunkWindows*c.frameBytes())
+	}
+	return b.raw
 }
 
 // copy walks the cluster and writes all of it but pg_control.
 func (c *copier) copy(ctx context.Context, w *walker) error {
+	beside, end := context.WithCancel(ctx)
+	var estimating sync.WaitGroup
+	estimating.Go(func() { c.estimate(beside, *w) })
+	defer estimating.Wait()
+	defer end()
+	return c.run(ctx, func(ctx context.Context) error { return c.dispatch(ctx, w) })
+}
+
+// run runs the pipeline for the tasks that dispatch sends.
+func (c *copier) run(ctx context.Context, dispatch func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(c.work)
 		defer close(c.order)
-		return c.dispatch(ctx, w)
+		return dispatch(ctx)
 	})
 	for range c.o.Processes {
 		g.Go(func() error { return c.worker(ctx) })
@@ -142,13 +162,26 @@ func (c *copier) large(ctx context.Context, it item) error {
 }
 
 // send hands a task to the workers and, in order, to the writer.
-func (c *copier) send(ctx context.Context, t *task) error {
-	t.done = make(chan struct{})
-	select {
-	case t.batch = <-c.batches:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+func (c *copier) send(ctx context.Context, t *task) (err error) {
+	if t.batch, err = c.freeBatch(ctx); err != nil {
+		return err
 	}
+	return c.hand(ctx, t)
+}
+
+// freeBatch waits for a batch that no task holds.
+func (c *copier) freeBatch(ctx context.Context) (*batch, error) {
+	select {
+	case b := <-c.batches:
+		return b, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// hand is send for a task that has its batch.
+func (c *copier) hand(ctx context.Context, t *task) error {
+	t.done = make(chan struct{})
 	select {
 	case c.order <- t:
 	case <-ctx.Done():
@@ -200,7 +233,7 @@ func (c *copier) write(ctx context.Context) error {
 		}
 		c.batches <- t.batch
 		totals := c.to.first().writer.Totals()
-		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes})
+		c.o.Progress(Progress{Files: totals.Files, Bytes: totals.Bytes, Stored: totals.StoredBytes, Total: c.total.Load()})
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (d *destination) begin(o Options, pageSize int) (err error) {
 	if d.Stanza.Repository().Store().Properties().CheapReads {
 		uploads = 2 // a local disk needs only that one pack can be synced while the next is written
 	}
-	d.writer, err = d.Stanza.BeginBackup(d.ctx, d.identity, repo.BeginOptions{Type: o.Type, PageSize: pageSize, Uploads: uploads})
+	d.writer, err = d.Stanza.BeginBackup(d.ctx, d.identity, repo.BeginOptions{Type: o.Type, PageSize: pageSize, Uploads: uploads, AnyOrder: o.From == FromStream})
 	if err != nil {
 		return err
 	}

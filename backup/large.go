@@ -58,6 +58,9 @@ func (o *openFile) close() {
 
 // readAt fills raw and verifies its pages; it gives how much of it there was.
 func (o *openFile) readAt(ctx context.Context, way string, raw []byte, offset int64) (int, error) {
+	if err := o.c.throttle.wait(ctx, int64(len(raw))); err != nil {
+		return 0, err
+	}
 	n, err := o.f.ReadAt(raw, offset)
 	if err != nil && err != io.EOF {
 		return 0, fmt.Errorf("read %s at %d: %w", o.item.file.Path, offset, err)

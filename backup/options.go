@@ -18,24 +18,36 @@ type Options struct {
 	// Repositories are at least one. The cluster is read once for all of them.
 	Repositories []Repository
 	// From is where the files come from: FromLocal when empty.
-	From       string
-	PGData     string // the data directory as this host sees it
+	From       From
+	PGData     string // the data directory as this host sees it; not used for FromStream
 	Connection string // a libpq connection string
 	Type       repo.BackupType
 	Processes  int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
+	// RateLimit bounds what is read, in bytes per second; 0 is no bound. A
+	// backup from FromStream has it kept by the server.
+	RateLimit int64
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
 	ArchiveTimeout time.Duration
 	Annotations    map[string]string
 	// Exclude are paths relative to the data directory that are left out; with
 	// a slash at the end only what is in the directory.
-	Exclude  []string
+	Exclude []string
+	// MaxRate bounds how many bytes per second are read from the data
+	// directory, by all workers together; 0 is no bound.
+	MaxRate  int64
 	Version  string // of pgbak, for the manifest
 	Log      *slog.Logger
 	Clock    func() time.Time
 	Progress func(Progress) // called from one goroutine, often; may be nil
 }
+
+// From tells where the files of a backup come from.
+type From string
+
+// FromLocal is the data directory of a primary, read on this host.
+const FromLocal From = "local"
 
 func (o Options) withDefaults() Options {
 	if o.Type == "" {
@@ -62,13 +74,24 @@ type Progress struct {
 	Files  int64
 	Bytes  int64 // plain bytes read
 	Stored int64 // bytes put into the first repository that has not failed
+	// Total estimates the bytes of the whole cluster; 0 as long as that is not
+	// known. Bytes may end at more or less.
+	Total int64
 }
 
 // Result is what became of a run.
 type Result struct {
 	Backups  []RepositoryResult // in the order of Options.Repositories
 	Duration time.Duration
+	Timings  Timings
 	Warnings []string
+}
+
+// Timings are parts of a run's duration.
+type Timings struct {
+	Waiting    time.Duration // for the server: to start, to stop, to archive WAL
+	Copying    time.Duration
+	Committing time.Duration // WAL read back, the last uploads, the manifest
 }
 
 // RepositoryResult is what became of the backup in one repository.

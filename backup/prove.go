@@ -157,6 +157,9 @@ func (r *run) readBack(d *destination, f postgres.WALFile, wanted bool) ([]byte,
 	if _, err := data.ReadFrom(io.LimitReader(in, r.identity.SegmentSize+1)); err != nil {
 		return nil, fmt.Errorf("read back WAL: %w", err)
 	}
+	if r.o.From == FromStream {
+		return data.Bytes(), nil // the server's file cannot be reached
+	}
 	name := filepath.Join(r.o.PGData, "pg_wal", f.Name(r.identity.SegmentSize))
 	own, err := os.ReadFile(name)
 	if err != nil {

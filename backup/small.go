@@ -121,6 +121,9 @@ func (c *copier) readSmall(ctx context.Context, it item, buf []byte) ([]byte, re
 		return nil, file, fmt.Errorf("open %s: %w", file.Path, err)
 	}
 	defer f.Close()
+	if err := c.throttle.wait(ctx, int64(len(buf))); err != nil {
+		return nil, file, err
+	}
 	n, err := io.ReadFull(f, buf)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, file, fmt.Errorf("read %s: %w", file.Path, err)

@@ -13,11 +13,8 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// Where the files of a backup come from, as Options.From and a manifest say it.
-const (
-	FromLocal  = "local"  // the data directory, read on this host
-	FromStream = "stream" // the server sends them over the replication protocol
-)
+// FromStream is a server that sends its files over the replication protocol.
+const FromStream From = "stream"
 
 // Source is where the files of a cluster come from and how a backup of them is
 // bracketed. The methods are called once each, in this order; on an error the
@@ -37,6 +34,8 @@ type Source interface {
 	Copy(ctx context.Context) error
 	// Stop ends the backup on the server. It is called when the copy is complete.
 	Stop(ctx context.Context) (Stopped, error)
+	// Close frees what the source holds, whatever was called before.
+	Close(ctx context.Context)
 }
 
 // Stopped is what a source gives at the end of a backup.
@@ -141,11 +140,16 @@ func (l *localFiles) Stop(ctx context.Context) (Stopped, error) {
 	return s, err
 }
 
+// Close has nothing to do: the session is the run's.
+func (l *localFiles) Close(context.Context) {}
+
 // newSource makes the source that the options name.
 func newSource(r *run) (Source, error) {
 	switch r.o.From {
 	case FromLocal:
 		return &localFiles{run: r}, nil
+	case FromStream:
+		return &streamedFiles{run: r}, nil
 	}
 	return nil, hint.Wrap(fmt.Errorf("backup from %q is not supported", r.o.From), "use --from local or --from stream.")
 }

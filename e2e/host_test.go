@@ -155,6 +155,10 @@ func (h *host) expect(t *testing.T, code int, args ...string) outcome {
 // backupInfo is what backup and info say of a backup in JSON (docs/json.md).
 type backupInfo struct {
 	Label        repo.Label       `json:"label"`
+	Type         repo.BackupType  `json:"type"`
+	Parent       repo.Label       `json:"parent"`
+	Ways         []repo.WayUse    `json:"ways"`
+	WayReason    string           `json:"way-reason"`
 	Status       string           `json:"status"`
 	Timeline     int              `json:"timeline"`
 	Start        repo.BackupPoint `json:"start"`

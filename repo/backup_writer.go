@@ -58,6 +58,9 @@ type BeginOptions struct {
 	PageSize int // bytes, from pg_control
 	// Uploads is how many packs may be on their way at once; each costs 32 MiB.
 	Uploads int
+	// AnyOrder lets paths come in any order, as a server sends them: the entries
+	// are sorted at the end, and the parent's are kept in a temporary file.
+	AnyOrder bool
 }
 
 // BeginBackup chooses a parent, names the new backup and pins both. The parent
@@ -90,8 +93,11 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	}
 	w.maps = mapWriter{ctx: w.ctx, repo: r, op: op, tables: &w.tables}
 	w.entries = newEntrySpool()
+	if o.AnyOrder {
+		w.entries.sorter = newEntrySorter(&w.entries.ownerTable)
+	}
 	if parent != nil {
-		w.parent = newParent(w.ctx, parent)
+		w.parent = newParent(w.ctx, parent, o.AnyOrder)
 	}
 	return w, nil
 }

@@ -38,6 +38,7 @@ const (
 	manifestMagic = "PGBKMNFT"
 	walMagic      = "PGBKWALS"
 	packEndMagic  = "PGBKPEND"
+	walEndMagic   = "PGBKWEND"
 )
 
 // blockEnd is the type of the last block of a map or manifest; its content is

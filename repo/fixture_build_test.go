@@ -19,7 +19,23 @@ func fixtureWAL() map[string][]byte {
 		"000000010000000000000010.00000028.backup": rows(300, 43),
 		"00000002.history":                         []byte("1\t0/1200000\tno recovery target specified\n"),
 		"000000020000000000000012":                 append(noise(2000, 44), make([]byte, fixtureSegment-2000)...),
+		summarizedWAL:                              append(rows(5000, 45), make([]byte, fixtureSegment-5000)...),
 	}
+}
+
+// summarizedWAL is the segment of the fixture that has a summary.
+const summarizedWAL = "000000020000000000000013"
+
+func fixtureSummary() WALSummary {
+	var t postgres.BlockTable
+	f := postgres.RelationForkID{Tablespace: postgres.DefaultTablespace, Database: 5, Node: 16384}
+	for block := range uint32(5000) {
+		t.Mark(f, 3*block)
+	}
+	f.Node++
+	t.Truncate(f, 7)
+	t.Mark(f, 100_000)
+	return WALSummary{Timeline: 2, From: 0x12ffff8, To: 0x1400028, Table: t.Encode()}
 }
 
 // buildFixture writes the fixture into an empty store and gives its stanza. The
@@ -52,7 +68,11 @@ func buildFixture(ctx context.Context, st storage.Store, o Options) (*Stanza, er
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(wal[name]))); err != nil {
+		c := NewWALContent(storage.Bytes(wal[name]))
+		if name == summarizedWAL {
+			c.Summarize(func([]byte) (WALSummary, error) { return fixtureSummary(), nil })
+		}
+		if _, err := s.PutWAL(ctx, s.Current(), f, c); err != nil {
 			return nil, err
 		}
 	}

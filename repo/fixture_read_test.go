@@ -39,6 +39,10 @@ func readAll(ctx context.Context, s *Stanza, labels []Label, wal []string) *read
 	for _, name := range wal {
 		data, err := readWAL(ctx, s, s.identities[0], name)
 		out.put("wal/"+name, fmt.Sprintf("%d %x", len(data), sha256.Sum256(data)), err)
+		sum, err := readSummary(ctx, s, s.identities[0], name)
+		if !errors.Is(err, ErrNoSummary) {
+			out.put("wal/"+name+"/summary", describeSummary(sum), err)
+		}
 	}
 	return out
 }
@@ -107,7 +111,12 @@ func fixtureTruth(t testing.TB, s *Stanza, labels []Label) map[string]string {
 	for name, data := range fixtureWAL() {
 		want["wal/"+name] = fmt.Sprintf("%d %x", len(data), sha256.Sum256(data))
 	}
+	want["wal/"+summarizedWAL+"/summary"] = describeSummary(fixtureSummary())
 	return want
+}
+
+func describeSummary(s WALSummary) string {
+	return fmt.Sprintf("timeline %d from %X to %X, %d %x", s.Timeline, uint64(s.From), uint64(s.To), len(s.Table), sha256.Sum256(s.Table))
 }
 
 // fixture is a built fixture with the names that stand in it.

@@ -331,6 +331,14 @@ func readWAL(ctx context.Context, s *Stanza, id Identity, name string) ([]byte, 
 	return io.ReadAll(r)
 }
 
+func readSummary(ctx context.Context, s *Stanza, id Identity, name string) (WALSummary, error) {
+	f, err := postgres.ParseWALFile(name, id.SegmentSize)
+	if err != nil {
+		return WALSummary{}, err
+	}
+	return s.WALSummary(ctx, id, f)
+}
+
 // eachRepository runs a test on a plain and on an encrypted repository.
 func eachRepository(t *testing.T, test func(t *testing.T, passphrase string)) {
 	for _, passphrase := range []string{"", fixturePassphrase} {

@@ -25,24 +25,34 @@ const (
 // entrySpool keeps the file entries of a manifest until the tables that stand
 // before them are known: in memory, or, when they are many, in a temporary file.
 type entrySpool struct {
-	spool  *storage.Spool
-	w      wireWriter
-	prev   string
-	last   string
-	late   wireWriter
-	owners []string
-	number map[string]int
+	ownerTable
+	spool *storage.Spool
+	w     wireWriter
+	prev  string
+	last  string
+	late  wireWriter
+	// sorter is set where entries come in any order: they go through it before
+	// they come here.
+	sorter *entrySorter
 }
 
 func newEntrySpool() *entrySpool {
-	return &entrySpool{spool: storage.NewSpool(entrySpoolMemory, ""), number: map[string]int{}}
+	return &entrySpool{spool: storage.NewSpool(entrySpoolMemory, "")}
 }
 
-// add appends an entry; entries come in the order of ComparePaths.
+// add adds an entry; without a sorter, entries come in the order of ComparePaths.
 func (e *entrySpool) add(f File) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	if e.sorter != nil {
+		return e.sorter.add(f)
+	}
+	return e.append(f)
+}
+
+// append adds the entry that comes after all before it.
+func (e *entrySpool) append(f File) error {
 	if e.last != "" && ComparePaths(e.last, f.Path) >= 0 {
 		return fmt.Errorf("path %q comes after %q", f.Path, e.last)
 	}
@@ -63,17 +73,6 @@ func (e *entrySpool) addLate(f File) error {
 	return nil
 }
 
-func (e *entrySpool) owner(f File) int {
-	owner := f.Owner + ":" + f.Group
-	n, ok := e.number[owner]
-	if !ok {
-		n = len(e.owners)
-		e.number[owner] = n
-		e.owners = append(e.owners, owner)
-	}
-	return n
-}
-
 // flush ends a block; the next one begins without a previous path.
 func (e *entrySpool) flush() error {
 	if len(e.w.b) == 0 {
@@ -89,6 +88,11 @@ func (e *entrySpool) flush() error {
 
 // blocks gives the blocks in order.
 func (e *entrySpool) blocks(yield func(plain []byte) error) error {
+	if e.sorter != nil {
+		if err := e.sorter.all(e.append); err != nil {
+			return err
+		}
+	}
 	if err := e.flush(); err != nil {
 		return err
 	}
@@ -114,4 +118,9 @@ func (e *entrySpool) blocks(yield func(plain []byte) error) error {
 	}
 }
 
-func (e *entrySpool) close() { _ = e.spool.Close() }
+func (e *entrySpool) close() {
+	_ = e.spool.Close()
+	if e.sorter != nil {
+		e.sorter.close()
+	}
+}

@@ -19,16 +19,20 @@ type Parent struct {
 	current File
 	valid   bool
 	maps    mapBlockCache
+	index   *entryRun // set where paths are asked for in any order
 	// Err is the first fault met while reading the parent: the backup goes on
 	// without it and stores the content again.
 	mu  sync.Mutex
 	err error
 }
 
-func newParent(ctx context.Context, b *Backup) *Parent {
+func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
 	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
+	if anyOrder {
+		p.indexFiles()
+	}
 	return p
 }
 
@@ -36,6 +40,9 @@ func newParent(ctx context.Context, b *Backup) *Parent {
 func (p *Parent) stop() {
 	p.endList()
 	p.footers.stop()
+	if p.index != nil {
+		_ = p.index.spool.Close() // a temporary file
+	}
 }
 
 // Label is the parent's label.
@@ -69,18 +76,16 @@ func (p *Parent) advance() {
 }
 
 // Find gives the parent's file of that path, nil when it has none. Paths must
-// be asked for in the order of ComparePaths.
+// be asked for in the order of ComparePaths, unless the writer is for any order.
 func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 	if p == nil {
 		return nil
 	}
-	for p.valid && ComparePaths(p.current.Path, path) < 0 {
-		p.advance()
-	}
-	if !p.valid || p.current.Path != path || p.current.Type != TypeFile {
+	file, ok := p.entry(path)
+	if !ok || file.Type != TypeFile {
 		return nil
 	}
-	f := &ParentFile{parent: p, file: p.current}
+	f := &ParentFile{parent: p, file: file}
 	if f.file.content.kind == contentMap {
 		m, err := p.maps.get(ctx, p.backup, f.file.content)
 		if err != nil {

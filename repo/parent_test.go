@@ -94,7 +94,7 @@ func TestFootersOfTheParentAreReadAheadOnAFarStore(t *testing.T) {
 				st := far(base)
 				on := b.over(t, test.on(st))
 				begin, before := time.Now(), gets(st)
-				p := newParent(context.Background(), on)
+				p := newParent(context.Background(), on, false)
 				if i := askAll(t, p, n); i != n || p.Err() != nil {
 					t.Errorf("nothing is known of file %d: %v", i, p.Err())
 				}
@@ -124,7 +124,7 @@ func TestStoppingAParentEndsWhatItReadsAhead(t *testing.T) {
 			waiting.Add(1)
 			<-ctx.Done()
 			return context.Cause(ctx)
-		}, nil)}))
+		}, nil)}), false)
 		if i := askAll(t, p, 1); i != 1 {
 			t.Error("the first is not found")
 		}
@@ -146,7 +146,7 @@ func TestAFooterThatCannotBeReadAheadMattersWhenItIsAskedFor(t *testing.T) {
 	if err := faulty.Truncate(context.Background(), base, bad, -1); err != nil {
 		t.Fatal(err)
 	}
-	p := newParent(context.Background(), b.over(t, costly{base}))
+	p := newParent(context.Background(), b.over(t, costly{base}), false)
 	defer p.stop()
 	if i := askAll(t, p, 5); i != 5 || p.Err() != nil {
 		t.Errorf("nothing is known of file %d: %v", i, p.Err())

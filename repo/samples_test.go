@@ -27,7 +27,9 @@ import (
 //	testdata/repository/v1-encrypted   fixturePassphrase opens it
 //	testdata/repository/v1.txt         what both hold, a line for every file and WAL file
 //
-// They are never written again; -write-samples is for a new format version.
+// They are never written again; -write-samples is for a new format version. The
+// segment with a summary was added to them when the format got summaries,
+// before any version was released.
 var writeSamples = flag.Bool("write-samples", false, "write the sample repositories; those that are there must be removed first")
 
 const samplesDir = "../testdata/repository"

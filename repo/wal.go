@@ -33,7 +33,8 @@ type WALPut struct {
 // When the key is taken, the contents are compared by their hash: equal is
 // WALAlreadyThere, once what is there was read back whole; different is
 // ErrWALConflict; and nothing is changed. Otherwise one Put is all that it asks
-// of the store.
+// of the store. A summary of c is stored in the same object, and is no part of
+// what is compared.
 func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c *WALContent) (WALPut, error) {
 	put := WALPut{RawSize: c.Size()}
 	name := f.Name(id.SegmentSize)
@@ -73,19 +74,32 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c 
 // walObject seals the content for this repository: in memory if the content is
 // held, else into the spool.
 func (s *Stanza) walObject(ctx context.Context, key string, c *WALContent, content ContentID, spool *storage.Spool) (storage.Source, error) {
-	w, err := s.repo.newWALSealer(key, walHeader{size: c.Size(), id: content})
-	if err != nil {
-		return nil, err
-	}
 	if !c.isHeld() {
-		err := s.spoolWAL(ctx, w, c, content, spool)
+		w, err := s.repo.newWALSealer(key, walHeader{size: c.Size(), id: content})
+		if err != nil {
+			return nil, err
+		}
+		err = s.spoolWAL(ctx, w, c, content, spool)
 		return spool.Source(), err
 	}
 	frames, err := c.compressed(ctx, s.repo.o.Compression)
 	if err != nil {
 		return nil, err
 	}
-	return storage.Bytes(w.whole(frames)), nil
+	var summary []byte
+	switch made, err := c.Summary(ctx); {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err == nil:
+		if summary, err = s.repo.sealSummary(key, made); err != nil {
+			return nil, err
+		}
+	}
+	w, err := s.repo.newWALSealer(key, walHeader{size: c.Size(), id: content, summary: summary != nil})
+	if err != nil {
+		return nil, err
+	}
+	return storage.Bytes(w.whole(frames, summary)), nil
 }
 
 // spoolWAL reads content that is not held a second time; it hashes again what

@@ -51,6 +51,7 @@ type WALContent struct {
 	slots    chan struct{}                        // held while a frame is compressed
 	settings map[Compression]*walFrames           // begun or done
 	plainIDs map[string]func() (ContentID, error) // unkeyed content ids by algorithm
+	summary  *walSummarized                       // begun or done; nil when nobody asked for one
 }
 
 // walHeadSize bounds what Head gives of a file that is not held.
@@ -121,6 +122,13 @@ func (c *WALContent) Compress(comp Compression) {
 	}
 }
 
+// makeSlots needs c.mu.
+func (c *WALContent) makeSlots() {
+	if c.slots == nil {
+		c.slots = make(chan struct{}, cmp.Or(c.Processes, runtime.GOMAXPROCS(0)))
+	}
+}
+
 // Close ends what still runs in the background, and waits for that. Nothing
 // can be compressed afterwards.
 func (c *WALContent) Close() {
@@ -151,9 +159,7 @@ func (c *WALContent) begin(comp Compression) *walFrames {
 	}
 	f := &walFrames{done: make(chan struct{})}
 	c.settings[comp] = f
-	if c.slots == nil {
-		c.slots = make(chan struct{}, cmp.Or(c.Processes, runtime.GOMAXPROCS(0)))
-	}
+	c.makeSlots()
 	c.running.Go(func() {
 		defer close(f.done)
 		f.frames, f.err = c.compress(comp)

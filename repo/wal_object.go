@@ -14,9 +14,10 @@ import (
 //
 //	magic 8 | version 1 | flags 1 | zero 2 | plain size 8 | content id 32 | wrapped key length 2 | wrapped key | xxh3 of all before 8
 //	frames: codec 1 | plain length 4 | stored length 4 | sealed bytes
+//	with flagSummary: a summary
 //
 // Frames follow until their plain lengths sum up to the plain size; nothing
-// follows them. The content id is that of the whole plain content. The header's
+// but the summary follows them. The content id is that of the whole plain content. The header's
 // xxh3 is of the header followed by the object's key. A frame's seal covers its
 // number, its header, the object's header and key, so that neither frames of
 // two segments nor whole segments can stand for one another.
@@ -33,6 +34,7 @@ type walHeader struct {
 	size    int64
 	id      ContentID
 	wrapped []byte
+	summary bool // follows the frames
 }
 
 func (h walHeader) encode(key string) []byte {
@@ -40,16 +42,19 @@ func (h walHeader) encode(key string) []byte {
 	if len(h.wrapped) > 0 {
 		flags = flagEncrypted
 	}
+	if h.summary {
+		flags |= flagSummary
+	}
 	b := append(make([]byte, 0, walHeaderFixed+len(h.wrapped)+8), walMagic...)
 	b = append(b, objectVersion, flags, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.size))
 	b = append(b, h.id[:]...)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(h.wrapped)))
 	b = append(b, h.wrapped...)
-	return binary.LittleEndian.AppendUint64(b, walHeaderSum(b, key))
+	return binary.LittleEndian.AppendUint64(b, walSum(b, key))
 }
 
-func walHeaderSum(head []byte, key string) uint64 {
+func walSum(head []byte, key string) uint64 {
 	return xxh3.Hash(append(append(make([]byte, 0, len(head)+len(key)), head...), key...))
 }
 
@@ -66,12 +71,13 @@ func decodeWALHeader(key string, b []byte, encrypted bool) (h walHeader, n int, 
 	if wrapped > maxWrapped || len(b) < n {
 		return h, 0, damagedf(key, "header", "the object ends early")
 	}
-	if walHeaderSum(b[:n-8], key) != binary.LittleEndian.Uint64(b[n-8:]) {
+	if walSum(b[:n-8], key) != binary.LittleEndian.Uint64(b[n-8:]) {
 		return h, 0, damaged(key, "header", errSeal)
 	}
-	want := byte(0)
+	h.summary = b[9]&flagSummary != 0
+	want := b[9] & flagSummary
 	if encrypted {
-		want = flagEncrypted
+		want |= flagEncrypted
 	}
 	if b[9] != want || b[10] != 0 || b[11] != 0 || (wrapped > 0) != encrypted {
 		return h, 0, damagedf(key, "header", "flags %02x, want %02x", b[9:12], want)
@@ -113,9 +119,10 @@ func (r *Repository) newWALSealer(key string, h walHeader) (*walSealer, error) {
 	return w, nil
 }
 
-// whole gives the object of all frames in one buffer, which is made once.
-func (w *walSealer) whole(frames []walFrame) []byte {
-	size := w.size
+// whole gives the object of all frames and the sealed summary, if there is one,
+// in one buffer, which is made once.
+func (w *walSealer) whole(frames []walFrame, summary []byte) []byte {
+	size := w.size + len(summary)
 	for _, f := range frames {
 		size += walFrameHeader + len(f.payload) + w.s.overhead()
 	}
@@ -123,7 +130,7 @@ func (w *walSealer) whole(frames []walFrame) []byte {
 	for _, f := range frames {
 		b = w.frame(b, f)
 	}
-	return b
+	return append(b, summary...)
 }
 
 // frame appends the next frame, sealed.

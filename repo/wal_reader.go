@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -32,6 +33,10 @@ type WALReader struct {
 	sealed []byte // room for a frame, used again for the next
 	out    []byte // the same, plain
 	err    error
+
+	repo    *Repository
+	rest    []byte // what follows the frames, if a summary does
+	restErr error
 }
 
 // OpenWAL begins to read a WAL file of an identity. An absent file gives
@@ -42,15 +47,15 @@ func (s *Stanza) OpenWAL(ctx context.Context, id Identity, f postgres.WALFile) (
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
-	r := &WALReader{key: key, body: body, in: bufio.NewReaderSize(body, 256<<10), dec: codec.NewDecoder()}
-	if err := r.open(s.repo); err != nil {
+	r := &WALReader{repo: s.repo, key: key, body: body, in: bufio.NewReaderSize(body, 256<<10), dec: codec.NewDecoder()}
+	if err := r.open(); err != nil {
 		_ = body.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *WALReader) open(repo *Repository) error {
+func (r *WALReader) open() error {
 	head, err := r.in.Peek(walHeaderFixed)
 	if err != nil {
 		return r.cut("header", err)
@@ -59,7 +64,7 @@ func (r *WALReader) open(repo *Repository) error {
 	if head, err = r.in.Peek(walHeaderFixed + min(wrapped, maxWrapped) + 8); err != nil {
 		return r.cut("header", err)
 	}
-	h, n, err := decodeWALHeader(r.key, head, repo.keys != nil)
+	h, n, err := decodeWALHeader(r.key, head, r.repo.keys != nil)
 	if err != nil {
 		return err
 	}
@@ -69,8 +74,8 @@ func (r *WALReader) open(repo *Repository) error {
 	if _, err := r.in.Discard(n); err != nil {
 		return fmt.Errorf("read %s: %w", r.key, err)
 	}
-	if repo.keys != nil {
-		key, err := repo.keys.unwrapDataKey(h.wrapped)
+	if r.repo.keys != nil {
+		key, err := r.repo.keys.unwrapDataKey(h.wrapped)
 		if errors.Is(err, errNoReadingKey) {
 			return fmt.Errorf("read %s: %w", r.key, err)
 		}
@@ -81,7 +86,7 @@ func (r *WALReader) open(repo *Repository) error {
 			return err
 		}
 	}
-	r.ids, err = repo.hasher()
+	r.ids, err = r.repo.hasher()
 	return err
 }
 
@@ -140,16 +145,36 @@ func (r *WALReader) nextFrame() error {
 }
 
 func (r *WALReader) finish() error {
+	var id ContentID
+	if r.ids.h.Sum(id[:0]); id != r.header.id {
+		return damagedf(r.key, "content", "its hash does not match")
+	}
+	if r.header.summary {
+		// All of the content is proved; nothing that follows can take that back.
+		r.rest, r.restErr = io.ReadAll(io.LimitReader(r.in, maxWALSummary+1))
+		return io.EOF
+	}
 	if n, err := r.in.Read(make([]byte, 1)); n != 0 {
 		return damagedf(r.key, "end", "bytes follow it")
 	} else if err != io.EOF {
 		return fmt.Errorf("read %s: %w", r.key, err)
 	}
-	var id ContentID
-	if r.ids.h.Sum(id[:0]); id != r.header.id {
-		return damagedf(r.key, "content", "its hash does not match")
-	}
 	return io.EOF
+}
+
+// Summary gives the summary that follows the content, once Read has given
+// io.EOF. It takes all that follows the content for the summary, so that a byte
+// too many is an ErrDamaged too; ErrNoSummary as from Stanza.WALSummary.
+func (r *WALReader) Summary() (WALSummary, error) {
+	switch {
+	case !errors.Is(r.err, io.EOF):
+		return WALSummary{}, fmt.Errorf("read the summary in %s: its end was not reached", r.key)
+	case !r.header.summary:
+		return WALSummary{}, fmt.Errorf("read the summary in %s: %w", r.key, ErrNoSummary)
+	case r.restErr != nil:
+		return WALSummary{}, fmt.Errorf("read the summary in %s: %w", r.key, r.restErr)
+	}
+	return r.repo.openSummary(r.key, bytes.Clone(r.rest))
 }
 
 func (r *WALReader) cut(what string, err error) error {

@@ -72,6 +72,17 @@ func (s *Spool) spill() error {
 	return nil
 }
 
+// ReadAt reads what was written before, as [io.ReaderAt]; not while Write is called.
+func (s *Spool) ReadAt(p []byte, off int64) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	if s.file == nil {
+		return bytes.NewReader(s.buf).ReadAt(p, off)
+	}
+	return s.file.ReadAt(p, off)
+}
+
 // Size is the number of bytes written so far.
 func (s *Spool) Size() int64 { return s.size }
 

@@ -14,7 +14,16 @@ type backupResult struct {
 	// Backup is the first of Backups that succeeded.
 	Backup   *backupInfo        `json:"backup"`
 	Backups  []repositoryBackup `json:"backups"`
+	Timings  backupTimings      `json:"timings"`
 	Warnings []string           `json:"warnings"`
+}
+
+// backupTimings are in seconds.
+type backupTimings struct {
+	Waiting    float64 `json:"waiting-for-server"`
+	Copying    float64 `json:"copying"`
+	Committing float64 `json:"committing"`
+	Total      float64 `json:"total"`
 }
 
 // repositoryBackup is the backup in one repository, or why there is none.
@@ -28,6 +37,8 @@ type repositoryBackup struct {
 func newBackupResult(outcomes []backupOutcome, result backup.Result) backupResult {
 	// The run has logged its warnings already, each when it came up.
 	out := backupResult{Backups: []repositoryBackup{}, Warnings: append([]string{}, result.Warnings...)}
+	out.Timings = backupTimings{Waiting: result.Timings.Waiting.Seconds(), Copying: result.Timings.Copying.Seconds(),
+		Committing: result.Timings.Committing.Seconds(), Total: result.Duration.Seconds()}
 	ran := result.Backups
 	for _, o := range outcomes {
 		entry := repositoryBackup{Repository: o.repository.Name}
@@ -64,11 +75,17 @@ func (r backupResult) text() string {
 			continue
 		}
 		i := entry.Backup
-		fmt.Fprintf(&b, "backup %s%s: %s in %d files, %s added to the repository (%s with what it shares), %s\n", i.Label, where,
+		fmt.Fprintf(&b, "%s backup %s%s: %s in %d files, %s added to the repository (%s with what it shares), %s\n", i.Type, i.Label, where,
 			sizeText(i.DatabaseSize), i.Files, sizeText(i.AddedSize), sizeText(i.StoredSize), durationText(seconds(i.Seconds)))
+		for _, line := range i.wayLines() {
+			fmt.Fprintf(&b, "changes: %s\n", line)
+		}
 		if i.PageErrorCount > 0 {
 			fmt.Fprintf(&b, "page errors: %d ('pgbak info --set %s' lists them)\n", i.PageErrorCount, i.Label)
 		}
 	}
+	t := r.Timings
+	fmt.Fprintf(&b, "time: %s, of which %s waiting for the server, %s copying, %s committing\n",
+		durationText(seconds(t.Total)), durationText(seconds(t.Waiting)), durationText(seconds(t.Copying)), durationText(seconds(t.Committing)))
 	return b.String()
 }

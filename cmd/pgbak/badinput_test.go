@@ -102,7 +102,16 @@ func TestBadInput(t *testing.T) {
 		{"an unknown command", plainConfig, nil, "bakcup", exitUsage, []string{"bakcup"}, true},
 		{"an unknown flag", plainConfig, nil, "info --color", exitUsage, []string{"--color"}, true},
 		{"an unknown output format", plainConfig, nil, "info --output xml", exitUsage, []string{"xml"}, true},
-		{"incremental backups", plainConfig, nil, "backup --type incr", exitUsage, []string{"this version writes full backups only"}, true},
+		{"an unknown type of backup", plainConfig, nil, "backup --type incremental", exitUsage, []string{"use full, diff or incr"}, true},
+		{"an annotation without a value", plainConfig, nil, "backup --annotation why", exitUsage, []string{`"why"`, "KEY=VALUE"}, true},
+		{"an annotation whose key could be misread", plainConfig, nil, "backup --annotation a:b=c", exitUsage, []string{`"a:b"`, "letters, digits"}, true},
+		{"a rate without a unit", plainConfig, nil, "backup --max-rate 50", exitUsage, []string{"--max-rate", `"50"`, "50MiB/s"}, true},
+		{"a rate of nothing", plainConfig, nil, "backup --max-rate 0MiB/s", exitUsage, []string{"--max-rate", "1KiB/s"}, true},
+		{"an absolute path to exclude", plainConfig, nil, "backup --exclude DIR/data/log", exitUsage, []string{"--exclude", "DIR/data/log", "relative to pgdata"}, true},
+		{"a path to exclude that leads elsewhere", plainConfig, nil, "backup --exclude ../log", exitUsage, []string{`"../log"`, "relative to pgdata"}, true},
+		{"a path to exclude that is not the shortest", plainConfig, nil, "backup --exclude ./log", exitUsage, []string{`"./log"`}, true},
+		{"all to exclude", plainConfig, nil, "backup --exclude /", exitUsage, []string{`"/"`}, true},
+		{"the databases to exclude", plainConfig, nil, "backup --exclude base/", exitUsage, []string{`"base/"`, "cannot be restored without it"}, true},
 		{"no processes", plainConfig, nil, "--processes 2000 backup", exitConfiguration, []string{"2000", "1024"}, false},
 	} {
 		t.Run(c.title, func(t *testing.T) {

@@ -54,6 +54,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	}
 	pusher.Processes = sel.processes
 	pusher.Control = a.workingControl
+	pusher.Log = a.log
 	// The run is over before garbage is worth collecting, and each collection
 	// costs as much as compressing some MiB. Large segments meet the limit.
 	debug.SetGCPercent(-1)

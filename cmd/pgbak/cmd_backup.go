@@ -4,15 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/backup"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage/limit"
 )
 
 // backupFlags are the flags of backup as they were given.
@@ -23,6 +30,7 @@ type backupFlags struct {
 	timeout     time.Duration
 	annotations []string
 	exclude     []string
+	maxRate     string
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -31,8 +39,14 @@ func (a *app) backupCommand() *cobra.Command {
 		Use:   "backup",
 		Short: "Take a base backup of the running cluster",
 		Long: `backup copies the cluster in pgdata into the repository while the server runs,
-verifies the checksum of every page, and ends only when all WAL that the backup
-needs is in the repository.
+verifies the checksum of every page that it reads, and ends only when all WAL
+that the backup needs is in the repository.
+
+A full backup reads everything. A differential backup (diff) takes from the
+newest full one what has not changed since, an incremental backup (incr) from the
+newest backup of any type. Each is restored like a full one, in one step. The
+result says how it was found out what has changed: by WAL summaries, where only
+changed pages are read, or by reading all pages and comparing their hashes.
 
 It goes to the first configured repository, to the one named by --repo, or with
 --repo all to every one, for which the cluster is read only once. A repository
@@ -48,11 +62,12 @@ the code of the failure and says which repositories have a backup.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full (this version writes full backups only)")
+	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full, diff (what changed since the newest full one) or incr (since the newest one)")
 	flags.BoolVar(&f.startFast, "start-fast", true, "begin with an immediate checkpoint instead of waiting for a spread one")
 	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for the next WAL segment to reach the repository (`DURATION` like 60s)")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "note to keep with the backup (`KEY=VALUE`; may be repeated)")
 	flags.StringArrayVar(&f.exclude, "exclude", nil, "leave out a file or directory of pgdata (`PATH` relative to it; may be repeated)")
+	flags.StringVar(&f.maxRate, "max-rate", "", "read no more than so many bytes per second from pgdata (`RATE` like 50MiB/s; default: no bound)")
 	f.output.add(cmd)
 	return cmd
 }
@@ -62,16 +77,20 @@ func (f backupFlags) check() error {
 		return err
 	}
 	switch repo.BackupType(f.typ) {
-	case repo.Full:
-	case repo.Differential, repo.Incremental:
-		return fmt.Errorf("--type %s: this version writes full backups only", f.typ)
+	case repo.Full, repo.Differential, repo.Incremental:
 	default:
-		return fmt.Errorf("--type %q is unknown: use full", f.typ)
+		return fmt.Errorf("--type %q is unknown: use full, diff or incr", f.typ)
 	}
 	if f.timeout <= 0 {
 		return errors.New("--archive-timeout must be more than 0")
 	}
-	return nil
+	if _, err := parseAnnotations(f.annotations); err != nil {
+		return err
+	}
+	if _, err := parseMaxRate(f.maxRate); err != nil {
+		return err
+	}
+	return checkExclude(f.exclude)
 }
 
 func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
@@ -88,7 +107,11 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	}
 	annotations, err := parseAnnotations(f.annotations)
 	if err != nil {
-		return &usageError{err: err, command: cmd.CommandPath()}
+		return err
+	}
+	maxRate, err := parseMaxRate(f.maxRate)
+	if err != nil {
+		return err
 	}
 	outcomes := a.openForBackup(cmd.Context(), sel, id)
 	into, err := backupTargets(outcomes)
@@ -102,8 +125,8 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	result, runErr := backup.Run(cmd.Context(), backup.Options{
 		Repositories: into, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
 		Type: repo.BackupType(f.typ), StartFast: f.startFast, ArchiveTimeout: f.timeout, Log: a.log, Clock: a.clock,
-		Version: version, Annotations: annotations, Exclude: f.exclude,
-		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, 0) },
+		Version: version, Annotations: annotations, Exclude: f.exclude, MaxRate: maxRate,
+		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, b.Total) },
 	})
 	p.end()
 	err = join(err, runErr)
@@ -162,8 +185,19 @@ func join(a, b error) error {
 	return fmt.Errorf("%w; %w", a, b)
 }
 
+// What an annotation may be: short enough for a line of info, and without what
+// would make that line look like another.
+const (
+	maxAnnotations     = 64
+	maxAnnotationKey   = 64   // bytes
+	maxAnnotationValue = 1024 // bytes
+)
+
 // parseAnnotations reads repeated KEY=VALUE.
 func parseAnnotations(pairs []string) (map[string]string, error) {
+	if len(pairs) > maxAnnotations {
+		return nil, fmt.Errorf("--annotation is given %d times: a backup takes %d", len(pairs), maxAnnotations)
+	}
 	m := map[string]string{}
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
@@ -173,7 +207,43 @@ func parseAnnotations(pairs []string) (map[string]string, error) {
 		if _, twice := m[key]; twice {
 			return nil, fmt.Errorf("--annotation names %q twice", key)
 		}
+		if len(key) > maxAnnotationKey || !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`).MatchString(key) {
+			return nil, fmt.Errorf("--annotation: the key %.80q is not made of at most %d letters, digits and . _ - / with a letter or digit first", key, maxAnnotationKey)
+		}
+		if len(value) > maxAnnotationValue {
+			return nil, fmt.Errorf("--annotation %s: the value has %d bytes, more than %d", key, len(value), maxAnnotationValue)
+		}
+		if !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl) {
+			return nil, fmt.Errorf("--annotation %s: the value %.80q is not one line of text", key, value)
+		}
 		m[key] = value
 	}
 	return m, nil
+}
+
+// parseMaxRate gives bytes per second, 0 when there is no bound.
+func parseMaxRate(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := limit.Parse(text)
+	if err != nil {
+		return 0, fmt.Errorf("--max-rate: %w", err)
+	}
+	return n, nil
+}
+
+// checkExclude refuses paths that would exclude nothing because of how they are
+// written, and those without which no cluster can be restored.
+func checkExclude(paths []string) error {
+	for _, p := range paths {
+		name := strings.TrimSuffix(p, "/")
+		if name == "" || name == "." || path.Clean(name) != name || !filepath.IsLocal(name) {
+			return fmt.Errorf("--exclude %q is not a path relative to pgdata such as log/ or core.1234", p)
+		}
+		if slices.Contains([]string{"base", "global", "pg_multixact", "pg_tblspc", "pg_xact", "PG_VERSION"}, name) {
+			return fmt.Errorf("--exclude %q: the cluster cannot be restored without it", p)
+		}
+	}
+	return nil
 }

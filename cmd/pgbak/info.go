@@ -69,11 +69,15 @@ type backupInfo struct {
 	Stop     *repo.BackupPoint `json:"stop,omitempty"`
 	Seconds  float64           `json:"duration-seconds"`
 
-	DatabaseSize   int64 `json:"database-size"`
-	StoredSize     int64 `json:"stored-size"`
-	AddedSize      int64 `json:"added-size"`
-	Files          int64 `json:"files"`
-	PageErrorCount int64 `json:"page-error-count"`
+	DatabaseSize int64 `json:"database-size"`
+	StoredSize   int64 `json:"stored-size"`
+	AddedSize    int64 `json:"added-size"`
+	Files        int64 `json:"files"`
+
+	// Ways tell how it was found out what has changed, and WayReason why not by a better way.
+	Ways           []repo.WayUse `json:"ways,omitempty"`
+	WayReason      string        `json:"way-reason,omitempty"`
+	PageErrorCount int64         `json:"page-error-count"`
 
 	PageErrors  []repo.PageError  `json:"page-errors,omitempty"`
 	Tablespaces []repo.Tablespace `json:"tablespaces,omitempty"`
@@ -202,6 +206,7 @@ func newBackupInfo(b repo.BackupInfo, walComplete bool) backupInfo {
 	info.Type, info.Parent, info.Identity, info.Timeline = h.Type, h.Parent, h.Identity.Number, uint32(h.Timeline)
 	info.Start, info.Stop, info.Seconds = &h.Start, &h.Stop, h.Stop.Time.Sub(h.Start.Time).Seconds()
 	info.DatabaseSize, info.StoredSize, info.AddedSize, info.Files = h.DatabaseSize, h.ReferencedSize, h.AddedSize, h.Files
+	info.Ways, info.WayReason = h.Ways, h.WayReason
 	info.PageErrorCount, info.PageErrors = h.PageErrorCount, h.PageErrors
 	info.Tablespaces, info.Databases, info.Annotations, info.Version = h.Tablespaces, h.Databases, h.Annotations, h.Version
 	switch {
@@ -287,7 +292,25 @@ func (i backupInfo) writeText(b *strings.Builder, detail bool) {
 	}
 }
 
+// wayLines tell in a few words by which ways changes were found.
+func (i backupInfo) wayLines() []string {
+	var lines []string
+	for _, w := range i.Ways {
+		lines = append(lines, fmt.Sprintf("%s: %s in %d files, %s read", w.Way, sizeText(w.Bytes), w.Files, sizeText(w.Read)))
+	}
+	if i.WayReason != "" {
+		lines = append(lines, "no better way: "+i.WayReason)
+	}
+	return lines
+}
+
 func (i backupInfo) writeDetail(b *strings.Builder) {
+	if i.Parent != "" {
+		fmt.Fprintf(b, "            parent: %s\n", i.Parent)
+	}
+	for _, line := range i.wayLines() {
+		fmt.Fprintf(b, "            changes: %s\n", line)
+	}
 	fmt.Fprintf(b, "            files: %d\n            pgbak version: %s\n", i.Files, i.Version)
 	for _, d := range i.Databases {
 		fmt.Fprintf(b, "            database: %s (%d)\n", d.Name, d.OID)

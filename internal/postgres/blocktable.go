@@ -54,8 +54,9 @@ const NoLimit = 1<<32 - 1
 //     registers changes, which it does not for every fork.
 //
 // The zero value is an empty table. A table takes about 130 bytes for each fork,
-// and for each stretch of 65,536 blocks two bytes a marked block, but at most
-// 8 KiB. Its reading methods may be used at the same time; changing ones may not.
+// and for each 65,536 blocks of it two to four bytes a marked block, or 8 KiB from
+// the 257th on. Its reading methods may be used at the same time; changing ones may
+// not.
 type BlockTable struct {
 	index map[forkKey]int32
 	forks []forkBlocks
@@ -83,17 +84,17 @@ type forkBlocks struct {
 
 const (
 	chunkBlocks = 1 << 16
-	// bitmapWords is the length of a chunk that is a bitmap, 16 blocks a word. As
-	// an array of offsets it would be as long.
+	// bitmapWords is the length of a chunk that is a bitmap, 16 blocks a word.
 	bitmapWords = chunkBlocks / 16
+	// maxOffsets is the length from which offsets in order cost more time than a
+	// bitmap is worth memory: 8 KiB for at least 2 MiB of changed pages.
+	maxOffsets = 256
 )
 
-// blockChunk holds the marks of 65,536 consecutive blocks in one of the two forms
-// of the file format, told apart by the length: fewer than bitmapWords numbers
-// are the offsets of the marked blocks, ascending; bitmapWords of them are a
-// bitmap, the first block in the lowest bit of the first word. It is a bitmap if
-// and only if at least bitmapWords blocks are marked, so that equal tables are
-// encoded alike.
+// blockChunk holds the marks of 65,536 consecutive blocks in one of two forms,
+// told apart by the length: at most maxOffsets numbers are the offsets of the
+// marked blocks, ascending; bitmapWords of them are a bitmap, the first block in
+// the lowest bit of the first word.
 type blockChunk []uint16
 
 // Mark records that WAL changed a block.
@@ -231,13 +232,7 @@ func (f *forkBlocks) forget(limit uint32) {
 	}
 	clear(f.chunks[n+1:])
 	f.chunks = f.chunks[:n+1]
-	kept := blockChunk(nil)
-	if low := limit % chunkBlocks; low > 0 {
-		for offset := range f.chunks[n].offsets(0, low-1) {
-			kept.mark(offset)
-		}
-	}
-	f.chunks[n] = kept
+	f.chunks[n].forget(limit % chunkBlocks)
 }
 
 // mark sets one mark.
@@ -254,18 +249,42 @@ func (c *blockChunk) mark(offset uint16) {
 			return
 		}
 	}
-	if len(list) == bitmapWords-1 {
-		*c = list.bitmap()
-		c.mark(offset)
+	if len(list) < maxOffsets {
+		*c = slices.Insert(list, at, offset)
 		return
 	}
-	*c = slices.Insert(list, at, offset)
+	*c = list.bitmap()
+	c.mark(offset)
 }
 
-// bitmap gives a new bitmap of the marks.
+// forget drops the marks from low on.
+func (c *blockChunk) forget(low uint32) {
+	list := *c
+	if len(list) < bitmapWords {
+		at, _ := slices.BinarySearch(list, uint16(low))
+		*c = list[:at]
+		return
+	}
+	list[low/16] &= 1<<(low%16) - 1
+	clear(list[low/16+1:])
+}
+
+// count is the number of marks.
+func (c blockChunk) count() int {
+	if len(c) < bitmapWords {
+		return len(c)
+	}
+	count := 0
+	for _, word := range c {
+		count += bits.OnesCount16(word)
+	}
+	return count
+}
+
+// bitmap gives the chunk as a bitmap: itself if it is one, else a new one.
 func (c blockChunk) bitmap() blockChunk {
 	if len(c) == bitmapWords {
-		return slices.Clone(c)
+		return c
 	}
 	words := make(blockChunk, bitmapWords)
 	for _, offset := range c {

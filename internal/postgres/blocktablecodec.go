@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"slices"
 
 	"github.com/pgbak/pgbak/internal/crc32c"
@@ -17,7 +16,8 @@ import (
 //	for each fork, by tablespace, database, node and fork:
 //		u32 tablespace, database, node; i32 fork; u32 limit; u32 chunks
 //		u16 length of each chunk
-//		u16 numbers of each chunk (see blockChunk), in any order
+//		u16 numbers of each chunk: fewer than bitmapWords are offsets, in any
+//			order; bitmapWords of them are a bitmap
 //	24 bytes of zero
 //	u32 CRC-32C of all before it
 const (
@@ -34,20 +34,25 @@ func (t *BlockTable) Size() int {
 	size := minBlockTable
 	for i := range t.forks {
 		size += blockEntrySize
-		for _, chunk := range t.forks[i].used() {
-			size += 2 + 2*len(chunk)
+		for _, length := range t.forks[i].lengths() {
+			size += 2 + 2*length
 		}
 	}
 	return size
 }
 
-// used gives the chunks up to the last that has a mark, as a file has them.
-func (f *forkBlocks) used() []blockChunk {
-	n := len(f.chunks)
-	for n > 0 && len(f.chunks[n-1]) == 0 {
-		n--
+// lengths tells how many numbers of each chunk a file has, up to the last chunk
+// that has a mark.
+func (f *forkBlocks) lengths() []int {
+	lengths := make([]int, len(f.chunks))
+	used := 0
+	for n, chunk := range f.chunks {
+		lengths[n] = min(chunk.count(), bitmapWords)
+		if lengths[n] > 0 {
+			used = n + 1
+		}
 	}
-	return f.chunks[:n]
+	return lengths[:used]
 }
 
 // Encode gives the content of a WAL summary file. Equal tables give equal bytes.
@@ -56,26 +61,38 @@ func (t *BlockTable) Encode() []byte {
 	b = binary.LittleEndian.AppendUint32(b, blockTableMagic)
 	for _, id := range t.ForkIDs() {
 		fork := t.find(id)
-		chunks := fork.used()
-		for _, v := range [...]uint32{id.Tablespace, id.Database, id.Node, uint32(id.Fork), fork.limit, uint32(len(chunks))} {
+		lengths := fork.lengths()
+		for _, v := range [...]uint32{id.Tablespace, id.Database, id.Node, uint32(id.Fork), fork.limit, uint32(len(lengths))} {
 			b = binary.LittleEndian.AppendUint32(b, v)
 		}
-		for _, chunk := range chunks {
-			b = binary.LittleEndian.AppendUint16(b, uint16(len(chunk)))
+		for _, length := range lengths {
+			b = binary.LittleEndian.AppendUint16(b, uint16(length))
 		}
-		for _, chunk := range chunks {
-			for _, v := range chunk {
-				b = binary.LittleEndian.AppendUint16(b, v)
-			}
+		for n, length := range lengths {
+			b = fork.chunks[n].appendTo(b, length)
 		}
 	}
 	b = append(b, make([]byte, blockEntrySize)...)
 	return binary.LittleEndian.AppendUint32(b, crc32c.Update(0, b))
 }
 
+// appendTo appends the chunk in the form that a file has it in for the length.
+func (c blockChunk) appendTo(b []byte, length int) []byte {
+	if length == bitmapWords {
+		for _, word := range c {
+			b = binary.LittleEndian.AppendUint16(b, word)
+		}
+		return b
+	}
+	for offset := range c.offsets(0, chunkBlocks-1) {
+		b = binary.LittleEndian.AppendUint16(b, offset)
+	}
+	return b
+}
+
 // DecodeBlockTable reads the content of a WAL summary file, PostgreSQL's or
 // Encode's. Stricter than PostgreSQL, it wants the forks in their order and
-// nothing after the end. It takes memory in proportion to len(b).
+// nothing after the end. The memory it takes is in proportion to len(b).
 func DecodeBlockTable(b []byte) (*BlockTable, error) {
 	t := new(BlockTable)
 	if err := t.addEncoded(b); err != nil {
@@ -183,24 +200,18 @@ func (r *blockTableReader) take(n int) ([]byte, error) {
 	return taken, nil
 }
 
-// decodeChunk brings a chunk of a file into the form that blockChunk promises: a
-// server writes offsets in the order in which they came, and a bitmap that lost
-// marks to a truncation still as a bitmap.
+// decodeChunk brings a chunk of a file into the form that blockChunk promises.
 func decodeChunk(b []byte) blockChunk {
 	chunk := make(blockChunk, len(b)/2)
 	for i := range chunk {
 		chunk[i] = binary.LittleEndian.Uint16(b[2*i:])
 	}
-	if len(chunk) < bitmapWords {
-		slices.Sort(chunk)
-		return slices.Compact(chunk)
-	}
-	marks := 0
-	for _, word := range chunk {
-		marks += bits.OnesCount16(word)
-	}
-	if marks >= bitmapWords {
+	if len(chunk) == bitmapWords {
 		return chunk
 	}
-	return slices.Collect(chunk.offsets(0, chunkBlocks-1))
+	if len(chunk) > maxOffsets {
+		return chunk.bitmap()
+	}
+	slices.Sort(chunk)
+	return slices.Compact(chunk)
 }

@@ -11,6 +11,7 @@
 // Every parser here takes bytes that may be hostile or torn: lengths are bounded,
 // nothing panics, and an error says what was found and what was wanted. Integers
 // are read little-endian and with eight-byte alignment, as every platform that
-// pgbak runs on writes them. Nothing here opens a file or a connection: what
-// speaks to a server is in the sub-package server.
+// pgbak runs on writes them. Nothing here opens a connection, what speaks to a
+// server is in the sub-package server; nor a file, but for the WAL summaries in a
+// directory that the caller gives as an fs.FS.
 package postgres

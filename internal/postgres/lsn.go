@@ -43,6 +43,21 @@ func (l *LSN) UnmarshalText(b []byte) error {
 // segments of size bytes.
 func (l LSN) Segment(size int64) uint64 { return uint64(l) / uint64(size) }
 
+// RecordStart is where the record starts that follows WAL which ends at l. That is
+// l itself, but on the edge of a page of pageSize bytes, where the page's header
+// comes first: the long one if a segment of segmentSize bytes begins there. Of two
+// positions that mean the same record PostgreSQL sometimes says one, sometimes the
+// other. This one is the same for both.
+func (l LSN) RecordStart(segmentSize int64, pageSize int) LSN {
+	switch {
+	case uint64(l)%uint64(segmentSize) == 0:
+		return l + WALHeaderSize
+	case uint64(l)%uint64(pageSize) == 0:
+		return l + walPageHeaderSize
+	}
+	return l
+}
+
 // Timeline identifies a line of history of a cluster; 0 is none.
 type Timeline uint32
 

@@ -9,6 +9,10 @@ import (
 // segment: XLogLongPageHeaderData of access/xlog_internal.h.
 const WALHeaderSize = 40
 
+// walPageHeaderSize is the length of the header of every other page,
+// XLogPageHeaderData.
+const walPageHeaderSize = 24
+
 // Bits of WALHeader.Info (XLP_* of access/xlog_internal.h).
 const (
 	walContinuation  = 0x0001 // the page begins inside a record

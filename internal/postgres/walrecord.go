@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"time"
 )
@@ -47,22 +46,6 @@ const (
 	xactHasDroppedStats = 1 << 8 // 15 and later
 )
 
-// Block identifiers with a meaning of their own (access/xlogrecord.h).
-const (
-	walMaxBlockID    = 32
-	walBlockToplevel = 252 // 14 and later
-	walBlockOrigin   = 253
-	walBlockLongData = 254
-	walBlockData     = 255
-)
-
-// Flags of a block reference (access/xlogrecord.h).
-const (
-	walBlockHasImage     = 0x10
-	walBlockSameRelation = 0x80
-	walImageHasHole      = 0x01
-)
-
 var errWALRecordShort = errors.New("it ends before its last part")
 
 // walRecordHeader is the head of a record, decoded.
@@ -90,10 +73,16 @@ func (h walRecordHeader) ofInterest() bool {
 	case walManagerXLOG:
 		return h.info&walOperationMask == walRestorePoint
 	case walManagerXact:
-		switch h.info & walXactOperationMask {
-		case walXactCommit, walXactAbort, walXactCommitPrep, walXactAbortPrep:
-			return true
-		}
+		return h.endsTransaction()
+	}
+	return false
+}
+
+// endsTransaction is whether a record of transactions is a commit or an abort.
+func (h walRecordHeader) endsTransaction() bool {
+	switch h.info & walXactOperationMask {
+	case walXactCommit, walXactAbort, walXactCommitPrep, walXactAbortPrep:
+		return true
 	}
 	return false
 }
@@ -141,17 +130,26 @@ func restorePointEvent(main []byte) (WALEvent, error) {
 // xactEvent decodes xl_xact_commit and xl_xact_abort. The transaction is the
 // record's own, but for a prepared one, which another session may end.
 func (h walRecordHeader) xactEvent(major int, main []byte) (WALEvent, error) {
-	event := WALEvent{Kind: WALCommit, XID: h.xid}
-	operation := h.info & walXactOperationMask
-	if operation == walXactAbort || operation == walXactAbortPrep {
-		event.Kind = WALAbort
-	}
+	event := WALEvent{Kind: h.xactKind(), XID: h.xid}
 	c := walCursor{left: main}
 	event.Time = c.time()
-	if operation == walXactCommitPrep || operation == walXactAbortPrep {
-		event.XID = c.preparedXID(major, event.Kind, h.info)
+	switch h.info & walXactOperationMask {
+	case walXactCommitPrep, walXactAbortPrep:
+		event.XID = c.xactParts(major, event.Kind, h.info).prepared
+		if event.XID == 0 && c.err == nil {
+			c.err = errors.New("it ends a prepared transaction and does not say which")
+		}
 	}
 	return event, c.err
+}
+
+// xactKind tells the two ends of a transaction apart.
+func (h walRecordHeader) xactKind() WALEventKind {
+	switch h.info & walXactOperationMask {
+	case walXactAbort, walXactAbortPrep:
+		return WALAbort
+	}
+	return WALCommit
 }
 
 // walCursor reads the parts of a record's main data in their order. What would
@@ -192,51 +190,57 @@ func (c *walCursor) time() time.Time {
 	return time.Unix(epoch+micros/1e6, micros%1e6*1e3).UTC()
 }
 
-// skipList skips a count of 32 bits and as many items of size bytes.
-func (c *walCursor) skipList(size int) {
+// list takes a count of 32 bits and as many items of size bytes, which it returns.
+func (c *walCursor) list(size int) []byte {
 	n := c.uint32()
 	if uint64(n)*uint64(size) > uint64(len(c.left)) {
 		c.err = errWALRecordShort
-		return
+		return nil
 	}
-	c.bytes(int(n) * size)
+	return c.bytes(int(n) * size)
 }
 
-// preparedXID reads on after the time to the transaction that was prepared
-// (xl_xact_twophase), past the parts that come before it if they are there.
-func (c *walCursor) preparedXID(major int, kind WALEventKind, info byte) uint32 {
+// walXactParts is what the end of a transaction tells besides its time, as far
+// as it is of use here.
+type walXactParts struct {
+	// relations are the files that it removes, RelFileLocator after RelFileLocator.
+	relations []byte
+	// prepared is the transaction that was prepared, 0 if none was.
+	prepared uint32
+}
+
+// xactParts reads on after the time, through xl_xact_parsed_commit and
+// xl_xact_parsed_abort (access/rmgrdesc/xactdesc.c).
+func (c *walCursor) xactParts(major int, kind WALEventKind, info byte) walXactParts {
 	const (
 		databaseSize     = 8  // xl_xact_dbinfo
 		xidSize          = 4  // TransactionId
-		relationSize     = 12 // RelFileNode, RelFileLocator
 		invalidationSize = 16 // SharedInvalidationMessage
 	)
-	var parts uint32
+	var bits uint32
+	var parts walXactParts
 	if info&walXactHasInfo != 0 {
-		parts = c.uint32()
+		bits = c.uint32()
 	}
-	if parts&xactHasTwophase == 0 {
-		if c.err == nil {
-			c.err = errors.New("it ends a prepared transaction and does not say which")
-		}
-		return 0
-	}
-	if parts&xactHasDatabase != 0 {
+	if bits&xactHasDatabase != 0 {
 		c.bytes(databaseSize)
 	}
-	if parts&xactHasSubxacts != 0 {
-		c.skipList(xidSize)
+	if bits&xactHasSubxacts != 0 {
+		c.list(xidSize)
 	}
-	if parts&xactHasRelations != 0 {
-		c.skipList(relationSize)
+	if bits&xactHasRelations != 0 {
+		parts.relations = c.list(walRelationSize)
 	}
-	if major >= 15 && parts&xactHasDroppedStats != 0 {
-		c.skipList(droppedStatSize(major))
+	if major >= 15 && bits&xactHasDroppedStats != 0 {
+		c.list(droppedStatSize(major))
 	}
-	if kind == WALCommit && parts&xactHasInvalidation != 0 {
-		c.skipList(invalidationSize)
+	if kind == WALCommit && bits&xactHasInvalidation != 0 {
+		c.list(invalidationSize)
 	}
-	return c.uint32()
+	if bits&xactHasTwophase != 0 {
+		parts.prepared = c.uint32()
+	}
+	return parts
 }
 
 // droppedStatSize is the size of xl_xact_stats_item, whose object identifier
@@ -246,75 +250,4 @@ func droppedStatSize(major int) int {
 		return 16
 	}
 	return 12
-}
-
-// walMainData returns the main data of a record: its last part. What precedes
-// it is a list of headers, of block references and others, and then the data of
-// the blocks. body is the record without its head.
-func walMainData(major int, body []byte) ([]byte, error) {
-	c := walCursor{left: body}
-	var blockData, mainLength uint64
-	seenMain := false
-	for !seenMain && c.err == nil && uint64(len(c.left)) > blockData {
-		switch id := c.bytes(1)[0]; {
-		case id == walBlockData:
-			if b := c.bytes(1); b != nil {
-				mainLength = uint64(b[0])
-			}
-			seenMain = true
-		case id == walBlockLongData:
-			mainLength = uint64(c.uint32())
-			seenMain = true
-		case id == walBlockOrigin:
-			c.bytes(2)
-		case id == walBlockToplevel:
-			c.bytes(4)
-		case id <= walMaxBlockID:
-			blockData += c.blockReference(major)
-		default:
-			return nil, fmt.Errorf("it has a part of the unknown kind %d", id)
-		}
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	if uint64(len(c.left)) != blockData+mainLength {
-		return nil, fmt.Errorf("its parts add up to %d bytes, and it has %d", blockData+mainLength, len(c.left))
-	}
-	return c.left[blockData:], nil
-}
-
-// blockReference skips XLogRecordBlockHeader, after its identifier, and returns
-// how many bytes of data and of page image the block has later in the record.
-func (c *walCursor) blockReference(major int) uint64 {
-	const relationSize, blockNumberSize = 12, 4
-	head := c.bytes(3)
-	if head == nil {
-		return 0
-	}
-	flags, data := head[0], uint64(binary.LittleEndian.Uint16(head[1:]))
-	if flags&walBlockHasImage != 0 {
-		image := c.bytes(5) // length 2, offset of the hole 2, flags 1
-		if image == nil {
-			return 0
-		}
-		data += uint64(binary.LittleEndian.Uint16(image))
-		if image[4]&walImageHasHole != 0 && image[4]&compressedImage(major) != 0 {
-			c.bytes(2) // length of the hole, which only a compressed image has to say
-		}
-	}
-	if flags&walBlockSameRelation == 0 {
-		c.bytes(relationSize)
-	}
-	c.bytes(blockNumberSize)
-	return data
-}
-
-// compressedImage is the bits of bimg_info of which one is set when a page image
-// is compressed: one until 14, one for each method since.
-func compressedImage(major int) byte {
-	if major >= 15 {
-		return 0x04 | 0x08 | 0x10
-	}
-	return 0x02
 }

@@ -131,3 +131,8 @@ func (w *walWriter) scan(t *testing.T, tli Timeline) (*WALScanner, []WALEvent, e
 	}
 	return s, events, nil
 }
+
+// segment is the one that was written, with zeros behind.
+func (w *walWriter) segment() []byte {
+	return append(slices.Clone(w.data), make([]byte, testSegment-len(w.data))...)
+}

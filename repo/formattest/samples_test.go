@@ -109,7 +109,7 @@ func walLines(t *testing.T, r *repository) (lines []string) {
 		t.Fatal(err)
 	}
 	for _, key := range keys {
-		data, err := r.wal(key)
+		data, sum, err := r.wal(key)
 		if err != nil {
 			t.Fatalf("%s: %v", key, err)
 		}
@@ -118,6 +118,9 @@ func walLines(t *testing.T, r *repository) (lines []string) {
 			t.Errorf("%s stands at %s", name, key)
 		}
 		lines = append(lines, fmt.Sprintf("wal/%s: %d %x", name, len(data), sha256.Sum256(data)))
+		if sum != nil {
+			lines = append(lines, fmt.Sprintf("wal/%s/summary: timeline %d from %X to %X, %d %x", name, sum.timeline, sum.from, sum.to, len(sum.table), sha256.Sum256(sum.table)))
+		}
 	}
 	return lines
 }

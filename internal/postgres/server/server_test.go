@@ -34,7 +34,11 @@ func TestOnEveryMajor(t *testing.T) {
 		{"a cancelled start leaves nothing on the server", testCancelledStart},
 		{"closing the connection ends the backup", testCloseEndsBackup},
 		{"tablespaces and databases are listed", testLists},
+		{"no WAL summaries unless asked for", testSummarizer},
 		{"a backup is bracketed by start and stop", testBackup},
+		{"a base backup comes as its manifest says", testBaseBackup},
+		{"a cancelled base backup leaves no process", testBaseBackupCancelled},
+		{"an incremental that cannot be is refused", testIncrementalRefused},
 		{"Info knows the timeline right after promotion", testPromotion},
 	}
 	config := map[string]string{"archive_mode": "on", "archive_command": "true"}
