@@ -109,6 +109,11 @@ func (o *oracle) fill(t *testing.T) {
 		o.Exec(t, "CREATE EXTENSION "+extension)
 	}
 	o.Exec(t, "CREATE DATABASE model")
+	queryIn(t, o.Cluster, "model", "CREATE TABLE t (id bigserial PRIMARY KEY, v int, x text, big text, p point, a int[], r int4range); CREATE INDEX ON t USING gin (a)")
+	queryIn(t, o.Cluster, "model", "INSERT INTO t (v, x) SELECT g, md5(g::text) FROM generate_series(1, 3000) g")
+	for _, template := range []string{"model", "template1"} { // nothing is left to do for autovacuum
+		queryIn(t, o.Cluster, template, "VACUUM (FREEZE, ANALYZE)")
+	}
 	o.work = newWorkload(o.Cluster, o.Rand, 3)
 }
 
@@ -181,6 +186,7 @@ func (o *oracle) judge(t *testing.T, incremental, full repo.BackupHeader) {
 		server.WaitReady(t, time.Minute)
 		sameText(t, "the committed state", committed(t, server), want)
 		checkAll(t, server)
+		c.explain(t, server)
 		if o.Major <= pgtest.ToolMajor() {
 			dumps = append(dumps, dumpAll(t, server))
 		}

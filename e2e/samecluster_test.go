@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/postgres"
 )
 
@@ -55,6 +56,25 @@ func (c *comparison) compare(t *testing.T) {
 	// A comparison that saw little proves little.
 	if c.files < 500 || c.pages[heapPage] < 300 || c.pages[btreePage] < 200 {
 		t.Errorf("only %d files and these pages were compared: %v", c.files, c.pages)
+	}
+}
+
+// explain says which relations the unequal files belong to: none is one that
+// a dropped relation or an aborted transaction has left behind.
+func (c *comparison) explain(t *testing.T, server *pgtest.Cluster) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, line := range c.unequal {
+		path, _, _ := strings.Cut(line, ":")
+		rel, ok := postgres.ParseRelationPath(path)
+		if !ok || rel.Database == 0 || seen[path] || len(seen) == 20 {
+			continue
+		}
+		seen[path] = true
+		for _, name := range strings.Fields(server.Query(t, fmt.Sprintf("SELECT datname FROM pg_database WHERE oid = %d", rel.Database))) {
+			t.Logf("%s in %s: %s in database %s", path, server.DataDir, queryIn(t, server, name, fmt.Sprintf(`SELECT c.relname, c.relkind, c.relpersistence, a.amname
+				FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam WHERE pg_relation_filenode(c.oid) = %d`, rel.Node)), name)
+		}
 	}
 }
 
