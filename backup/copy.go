@@ -200,6 +200,9 @@ func (c *copier) worker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for i, d := range c.to.all {
+		framers.Resume(i, d.writer.Resumption())
+	}
 	for t := range c.work {
 		for i, d := range c.to.all {
 			if d.failed.Load() {

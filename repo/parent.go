@@ -13,6 +13,7 @@ import (
 // new one's operation. Find is for one goroutine; what it returns is for many.
 type Parent struct {
 	backup  *Backup
+	worn    map[packID]bool // packs whose frames are stored again rather than shared
 	footers *footerCache
 	next    func() (File, error, bool)
 	endList func()
@@ -27,7 +28,7 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
-	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
+	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	if anyOrder {
@@ -95,6 +96,7 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 		f.fileMap = m
 		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
+	f.settled = !f.rebase && !f.wears()
 	return f
 }
 
@@ -104,7 +106,14 @@ type ParentFile struct {
 	file    File
 	fileMap *fileMap
 	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
+	settled bool
 }
+
+// Settled tells that nothing of the file is to be stored again if it has not
+// changed, so that it may be kept without being read. A file that is not
+// settled is to be handed to a Stretch, window by window, whatever has changed,
+// or to Small; keeping it is no fault, but lets the repository age.
+func (f *ParentFile) Settled() bool { return f.settled }
 
 // File is what the parent's manifest says of the file.
 func (f *ParentFile) File() File { return f.file }
@@ -191,14 +200,15 @@ const (
 	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
 )
 
-func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+// newFooterCache makes a cache for packs that are asked for in about this order.
+func newFooterCache(ctx context.Context, r *Repository, packs []packUse) *footerCache {
+	c := &footerCache{repo: r, byID: map[packID]*footerEntry{}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
 		return c
 	}
-	c.order, c.place = b.tables.packs, make(map[packID]int, len(b.tables.packs))
+	c.order, c.place = packs, make(map[packID]int, len(packs))
 	for i, p := range c.order {
 		c.place[p.id] = i
 	}
