@@ -98,5 +98,5 @@ func wayOf(c *pgtest.Cluster, summarize bool) string {
 	if c.Major >= 17 && summarize {
 		return backup.WayServerSummaries
 	}
-	return backup.WayPageHashes
+	return backup.WayArchiveSummaries
 }

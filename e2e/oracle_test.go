@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/posix"
 )
 
@@ -99,7 +103,7 @@ func (o *oracle) fill(t *testing.T) {
 	for _, sql := range []string{
 		"CREATE TABLESPACE far LOCATION '" + space + "'", "CREATE TABLESPACE inplace LOCATION ''",
 		"CREATE TABLE shared (n int PRIMARY KEY, x text)", "INSERT INTO shared SELECT g, md5(g::text) FROM generate_series(1, 5000) g",
-		"CREATE TABLE steady AS SELECT g AS n, repeat(md5(g::text), 8) AS x FROM generate_series(1, 20000) g", "CREATE INDEX ON steady (x)",
+		"CREATE TABLE steady WITH (fillfactor = 85) AS SELECT g AS n, repeat(md5(g::text), 8) AS x FROM generate_series(1, 40000) g", "CREATE INDEX ON steady (n)",
 		"CREATE SEQUENCE counter", "CHECKPOINT",
 	} {
 		o.Exec(t, sql)
@@ -125,8 +129,8 @@ func (o *oracle) ask(t *testing.T) {
 	local := o.store(t)
 	o.work.start()
 	o.pause()
-	took(t, o.takeInto(t, local, repo.Full), repo.Full, backup.WayFull)
-	var incremental repo.BackupHeader
+	incremental := o.take(t, local, repo.Full) // to begin with
+	took(t, incremental, repo.Full, backup.WayFull)
 	for n := 2 + o.IntN(3); n > 0; n-- {
 		o.pause()
 		if o.IntN(5) == 0 {
@@ -136,8 +140,12 @@ func (o *oracle) ask(t *testing.T) {
 		if n > 1 && o.IntN(3) == 0 {
 			typ = repo.Differential
 		}
-		incremental = o.takeInto(t, local, typ)
-		took(t, incremental, typ, o.way)
+		st, way := storage.Store(local), o.way
+		if way == backup.WayArchiveSummaries && o.IntN(2) == 0 {
+			st, way = o.withoutWAL(t, local, incremental.Start.WAL), backup.WayPageHashes
+		}
+		incremental = o.take(t, st, typ)
+		took(t, incremental, typ, way)
 		t.Logf("%s backup %s: %+v %s", typ, incremental.Label, incremental.Ways, incremental.WayReason)
 	}
 	if o.IntN(2) == 0 {
@@ -148,11 +156,35 @@ func (o *oracle) ask(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	full := o.takeInto(t, other, repo.Full)
+	full := o.take(t, other, repo.Full)
 	took(t, full, repo.Full, backup.WayFull)
 	o.pause()
 	o.work.stop(t)
 	o.judge(t, incremental, full)
+}
+
+// take takes a backup while the sessions work.
+func (o *oracle) take(t *testing.T, st storage.Store, typ repo.BackupType) repo.BackupHeader {
+	t.Helper()
+	o.work.calm.Lock()
+	defer o.work.calm.Unlock()
+	return o.takeInto(t, st, typ)
+}
+
+// withoutWAL hides a segment from what looks for changes: the server has no need of
+// it after a checkpoint, and the repository's is not seen through what it gives.
+func (o *oracle) withoutWAL(t *testing.T, st storage.Store, segment string) storage.Store {
+	t.Helper()
+	o.Exec(t, "CHECKPOINT")
+	if err := os.Remove(filepath.Join(o.DataDir, "pg_wal", segment)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return faulty.OnOp(st, func(op, key string) error {
+		if op == faulty.OpGet && strings.HasSuffix(key, "/"+segment) {
+			return fmt.Errorf("%s: %w", key, storage.ErrNotExist)
+		}
+		return nil
+	})
 }
 
 // crash kills the server between two backups.
