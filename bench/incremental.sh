@@ -8,7 +8,7 @@
 # since tools differ in what they leave to it.
 changing=$base/changing # the copy
 
-incremental_tools=(pgbak pgbackrest_recommended pgbackrest_files walg walg_wal_delta pg_basebackup)
+incremental_tools=(pgbak pgbackrest_recommended pgbackrest_files walg pg_basebackup)
 
 # programs_of MAJOR sets bin to that major's programs, pg_basebackup included.
 programs_of() {
@@ -37,7 +37,7 @@ tools_find_more() {
 # usable TOOL MAJOR: is the tool there, and does it know this major?
 usable() {
 	case $1 in
-	walg*) [ -n "$walg" ] ;;
+	walg) [ -n "$walg" ] ;;
 	pg_basebackup) [ "$2" -ge 17 ] && [ -x "$bin/pg_combinebackup" ] ;;
 	pgbackrest*) [ "$2" -le 15 ] || block_incremental ;;
 	esac
@@ -47,11 +47,13 @@ usable() {
 pgbackrest_files_prepare() { pgbackrest_with repo1-bundle=y compress-type=zst compress-level=3 "process-max=$cores"; }
 pgbackrest_files_prove() { pgbackrest_recommended_prove; }
 
-# walg_with MORE: WAL-G with deltas on, zstd, and one reader for each core. It verifies no page checksums unless told to.
-walg_with() {
-	printf '{"WALG_FILE_PREFIX": "%s", "PGHOST": "%s", "PGUSER": "postgres", "PGDATABASE": "postgres", "PGDATA": "%s", %s%s}\n' \
-		"$repository" "$sockets" "$data" '"WALG_COMPRESSION_METHOD": "zstd", "WALG_DELTA_MAX_STEPS": "1000", "WALG_LOG_LEVEL": "ERROR", ' \
-		"\"WALG_UPLOAD_DISK_CONCURRENCY\": \"$cores\"${1:+, $1}" >"$base/walg.json"
+# WAL-G with deltas on, zstd, and one reader for each core. It verifies no page checksums unless told to. WALG_USE_WAL_DELTA is not among
+# the tools: it needs notes of whole groups of 16 segments, and without them falls back to what is measured here.
+walg_prepare() {
+	printf '{"WALG_FILE_PREFIX": "%s", "PGHOST": "%s", "PGUSER": "postgres", "PGDATABASE": "postgres", "PGDATA": "%s", %s}\n' \
+		"$repository" "$sockets" "$data" \
+		"\"WALG_COMPRESSION_METHOD\": \"zstd\", \"WALG_DELTA_MAX_STEPS\": \"1000\", \"WALG_LOG_LEVEL\": \"ERROR\", \"WALG_UPLOAD_DISK_CONCURRENCY\": \"$cores\"" \
+		>"$base/walg.json"
 	as_server mkdir -p "$repository"
 	local command=("$walg" --config "$base/walg.json")
 	archive_with "${command[@]}" wal-push
@@ -59,11 +61,7 @@ walg_with() {
 	incremental=("${command[@]}" backup-push "$data")
 	restore=("${command[@]}" backup-fetch "$restored" LATEST)
 }
-walg_prepare() { walg_with; }
 walg_prove() { [ -f "$restored/global/pg_control" ] || die "WAL-G restored no pg_control"; }
-# WAL-G that notes in wal-push which blocks change.
-walg_wal_delta_prepare() { walg_with '"WALG_USE_WAL_DELTA": "true"'; }
-walg_wal_delta_prove() { walg_prove; }
 
 # PostgreSQL's own: a backup is a directory of plain files, an incremental one has INCREMENTAL files. Nothing is compressed; WAL of the
 # backup is streamed beside it, by default. pg_combinebackup makes a data directory of the whole chain.
@@ -99,6 +97,13 @@ SQL
 	until [ "$(sql -c "SELECT summarized_lsn >= redo_lsn FROM pg_get_wal_summarizer_state(), pg_control_checkpoint()")" = t ]; do sleep 0.1; done
 }
 
+# pgbak_way: did pgbak find the changes as it is meant to on this major? Else the figures would be those of something else.
+pgbak_way() {
+	local way=archive-summaries
+	if [ "$major" -ge 17 ]; then way=server-summaries; fi
+	grep -qF "\"$way\"" "$base/command.log" || die "pgbak did not use $way: $(grep -F '"way-reason"' "$base/command.log")"
+}
+
 # incremental_round TOOL: a full backup; as many incremental ones as are wanted, each after changes; one after none; and restores.
 incremental_round() {
 	local tool=$1 n data=$changing settings=()
@@ -119,6 +124,7 @@ incremental_round() {
 		if [ "$n" = 1 ]; then find_changed; fi
 		if declare -F "${tool}_next" >/dev/null; then "${tool}_next" "changed$n"; fi
 		measured "$tool" "incremental after $updates updates" "${incremental[@]}"
+		if [ "$tool" = pgbak ]; then pgbak_way; fi
 	done
 	changed=-
 	apart='' measured_again "$tool" "restore of the last of $incrementals incrementals" "${restore[@]}"
@@ -152,7 +158,8 @@ incremental_rounds() {
 
 # part_incremental measures each major and prints the report.
 part_incremental() {
-	local major unchanged data=$data home=$data bin=$bin own
+	local home=$data
+	local major unchanged own data=$home bin=$bin
 	own=$(major_of_programs)
 	tools_find_more
 	for major in $majors; do
