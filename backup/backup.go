@@ -25,6 +25,7 @@ type run struct {
 	conn     *server.Conn
 	session  sync.Mutex // held while the session is asked by one of several
 	info     server.Info
+	primary  *primary // of the standby that is backed up; nil when the server is a primary itself
 	control  postgres.Control
 	to       *destinations
 	identity repo.Identity     // of the cluster; its number is that of one of the repositories
@@ -84,8 +85,9 @@ func (r *run) steps(ctx context.Context) error {
 	return nil
 }
 
-// close ends the session, which makes the server forget a backup not stopped.
+// close ends the sessions, which makes a server forget a backup not stopped.
 func (r *run) close() {
+	r.closePrimary()
 	if r.conn != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -113,8 +115,10 @@ func (r *run) connect(ctx context.Context) (err error) {
 	if r.conn, err = server.Connect(ctx, r.o.Connection); err != nil {
 		return err
 	}
-	r.info, err = r.conn.Info(ctx)
-	return err
+	if r.info, err = r.conn.Info(ctx); err != nil {
+		return err
+	}
+	return r.connectPrimary(ctx)
 }
 
 // checkCluster compares server, files and stanzas before anything is touched. A
@@ -122,7 +126,7 @@ func (r *run) connect(ctx context.Context) (err error) {
 func (r *run) checkCluster(ctx context.Context) error {
 	var problems []readiness.Problem
 	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		found := readiness.Problems(r.info, r.o.PGData, d.identity)
+		found := r.problems(d.identity)
 		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
 			return err
 		}
@@ -146,9 +150,9 @@ func (r *run) checkControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if control.State != postgres.ControlInProduction {
-		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not in production", r.o.PGData, control.State),
-			"pgdata must be the data directory of the primary that connection leads to.")
+	if want := r.wantedState(); control.State != want {
+		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not %s", r.o.PGData, control.State, want),
+			"pgdata must be the data directory of the running server that connection leads to.")
 	}
 	if control.SystemID != r.info.SystemID {
 		return hint.Wrap(fmt.Errorf("%s: %w: its system identifier is %d, stanza %s belongs to %s", r.o.PGData,
@@ -174,20 +178,16 @@ func (r *run) begin(ctx context.Context) error {
 	return r.to.together(ctx, func(d *destination) error { return d.begin(r.o, r.info.BlockSize) })
 }
 
-// start proves that WAL reaches the repository and starts the backup. The
-// server's checkpoint runs while the archiver works; nothing is copied before
-// both are done.
-func (r *run) start(ctx context.Context) error {
-	switched, err := r.conn.SwitchWAL(ctx)
-	if err != nil {
-		return err
-	}
-	proof := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: switched.Segment(r.identity.SegmentSize)}
+// start proves that WAL reaches the repository and starts the backup. Nothing
+// is copied before both are done and the start stands in the files.
+func (r *run) start(ctx context.Context) (err error) {
 	r.header.Start.Time = r.info.Now
-	if r.header.Start.LSN, err = r.conn.StartBackup(ctx, "pgbak "+string(r.to.first().writer.Label()), r.o.StartFast); err != nil {
-		return err
+	begin := r.startOnPrimary
+	if r.primary != nil {
+		begin = r.startOnStandby
 	}
-	if err := r.waitFor(ctx, "before the backup", []postgres.WALFile{proof}); err != nil {
+	label := "pgbak " + string(r.to.first().writer.Label())
+	if r.header.Start.LSN, err = begin(ctx, label); err != nil {
 		return err
 	}
 	if r.control, err = waitForCheckpoint(ctx, r.o.PGData, r.header.Start.LSN); err != nil {
@@ -196,8 +196,21 @@ func (r *run) start(ctx context.Context) error {
 	if r.control.Timeline != r.info.Timeline {
 		return fmt.Errorf("pg_control in %s is on timeline %d, the server on %d", r.o.PGData, r.control.Timeline, r.info.Timeline)
 	}
-	r.header.Timeline = r.info.Timeline
+	r.header.Timeline, r.header.Source = r.info.Timeline, string(r.source())
 	return r.describe(ctx)
+}
+
+// startOnPrimary lets the checkpoint run while the archiver works.
+func (r *run) startOnPrimary(ctx context.Context, label string) (postgres.LSN, error) {
+	switched, err := r.conn.SwitchWAL(ctx)
+	if err != nil {
+		return 0, err
+	}
+	start, err := r.conn.StartBackup(ctx, label, r.o.StartFast)
+	if err != nil {
+		return 0, err
+	}
+	return start, r.waitFor(ctx, "before the backup", []postgres.WALFile{r.segment(switched)})
 }
 
 // describe records what info and restore want to know of the cluster.
@@ -257,8 +270,8 @@ func (r *run) watch(ctx context.Context, copied <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil // the copy says why
 		case <-tick.C:
-			if err := r.conn.Ping(ctx); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("the session that holds the backup is lost: %w", err)
+			if err := r.ping(ctx); err != nil && ctx.Err() == nil {
+				return err
 			}
 		}
 	}
@@ -278,15 +291,15 @@ func (r *run) stop(ctx context.Context) error {
 	if err := r.checkTablespaces(ctx); err != nil {
 		return err
 	}
-	result, err := r.conn.StopBackup(ctx)
+	end := r.stopOnPrimary
+	if r.primary != nil {
+		end = r.stopOnStandby
+	}
+	result, after, err := end(ctx, parsed)
 	if err != nil {
 		return err
 	}
 	if err := r.checkLabel(result); err != nil {
-		return err
-	}
-	after, err := r.conn.Info(ctx)
-	if err != nil {
 		return err
 	}
 	r.header.Stop = repo.BackupPoint{Time: after.Now, LSN: result.LSN, WAL: r.walName(result.LSN - 1)}
@@ -310,9 +323,20 @@ func (r *run) stop(ctx context.Context) error {
 	})
 }
 
-func (r *run) walName(lsn postgres.LSN) string {
-	f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.header.Timeline, Segment: lsn.Segment(r.identity.SegmentSize)}
-	return f.Name(r.identity.SegmentSize)
+func (r *run) stopOnPrimary(ctx context.Context, _ postgres.Control) (server.StopResult, server.Info, error) {
+	result, err := r.conn.StopBackup(ctx)
+	if err != nil {
+		return result, server.Info{}, err
+	}
+	after, err := r.conn.Info(ctx)
+	return result, after, err
+}
+
+func (r *run) walName(lsn postgres.LSN) string { return r.segment(lsn).Name(r.identity.SegmentSize) }
+
+// segment is the one that holds lsn, on the timeline that is written now.
+func (r *run) segment(lsn postgres.LSN) postgres.WALFile {
+	return postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: lsn.Segment(r.identity.SegmentSize)}
 }
 
 // commit puts the manifests: a backup exists from there on.

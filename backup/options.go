@@ -19,8 +19,13 @@ type Options struct {
 	Repositories []Repository
 	PGData       string // the data directory as this host sees it
 	Connection   string // a libpq connection string
-	Type         repo.BackupType
-	Processes    int // workers; 1 when 0
+	// From is where the files are read; FromLocal when empty.
+	From From
+	// Primary is a libpq connection string that leads to the primary, for a
+	// Connection that may lead to a standby. The other ways do not use it.
+	Primary   string
+	Type      repo.BackupType
+	Processes int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
@@ -35,7 +40,24 @@ type Options struct {
 	Progress func(Progress) // called from one goroutine, often; may be nil
 }
 
+// From tells what server the files of a backup belong to.
+type From string
+
+const (
+	// FromLocal is a primary on this host.
+	FromLocal From = "local"
+	// FromStandby is a standby on this host; start and end of the backup are
+	// coordinated with its primary.
+	FromStandby From = "standby"
+	// FromPreferStandby is the server on this host, whatever it is now: a
+	// standby as FromStandby, a primary as FromLocal.
+	FromPreferStandby From = "prefer-standby"
+)
+
 func (o Options) withDefaults() Options {
+	if o.From == "" {
+		o.From = FromLocal
+	}
 	if o.Type == "" {
 		o.Type = repo.Full
 	}

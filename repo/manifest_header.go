@@ -18,7 +18,8 @@ type BackupHeader struct {
 	Timeline  postgres.Timeline `json:"timeline"`
 	Start     BackupPoint       `json:"start"`
 	Stop      BackupPoint       `json:"stop"`
-	PageSize  int               `json:"page-size"` // bytes
+	Source    string            `json:"source,omitempty"` // where the files were read: local, standby or stream; empty in backups of before there was a choice
+	PageSize  int               `json:"page-size"`        // bytes
 	// Features name what a reader of this backup must know; version 1 has none.
 	Features []string `json:"features,omitempty"`
 

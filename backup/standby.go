@@ -1,0 +1,212 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/postgres/server"
+	"github.com/pgbak/pgbak/internal/readiness"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// A backup from a standby is PostgreSQL's own low-level backup of a server in
+// recovery (https://www.postgresql.org/docs/current/continuous-archiving.html,
+// "Making a Base Backup Using the Low Level API"): pg_backup_start makes a
+// restart point of the last checkpoint that was replayed, and recovery of the
+// backup ends where pg_control, copied after everything else, says that the
+// standby's pages may have come to.
+//
+// A standby can neither make a checkpoint nor complete a segment. So a backup is
+// begun on the primary too, around that of the standby. Its checkpoint gives the
+// standby a restart point that is new and on the timeline that is written now;
+// its end completes the last segment that is needed. No files of the primary
+// are read.
+
+// primary is the primary of a standby that is backed up.
+type primary struct {
+	conn *server.Conn
+	info server.Info
+}
+
+// connectPrimary decides whether this is a backup from a standby, and opens the
+// session with the primary if it is.
+func (r *run) connectPrimary(ctx context.Context) error {
+	switch {
+	case r.o.From == FromLocal:
+		return nil
+	case r.o.From == FromPreferStandby && !r.info.InRecovery:
+		r.o.Log.Info("the server is not a standby, the backup is that of a primary")
+		return nil
+	case r.o.From != FromStandby && r.o.From != FromPreferStandby:
+		return fmt.Errorf("backup from %q is not supported", r.o.From)
+	case r.o.Primary == "":
+		return hint.Wrap(errors.New("the way from the standby to its primary is not known"), "set primary-connection of the stanza in the configuration.")
+	}
+	conn, err := server.Connect(ctx, r.o.Primary)
+	if err != nil {
+		return hint.Wrap(fmt.Errorf("the primary of the standby: %w", err),
+			"a backup from a standby needs its primary: check primary-connection in the configuration, and that the primary runs.")
+	}
+	r.primary = &primary{conn: conn}
+	if r.primary.info, err = conn.Info(ctx); err != nil {
+		return fmt.Errorf("the primary of the standby: %w", err)
+	}
+	// Commits have the primary's times, and a restart point may still be on the
+	// timeline before.
+	r.info.Timeline, r.info.Now = r.primary.info.Timeline, r.primary.info.Now
+	return nil
+}
+
+func (r *run) closePrimary() {
+	if r.primary != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = r.primary.conn.Close(ctx)
+	}
+}
+
+// source is what the backup's header says of where it was read.
+func (r *run) source() From {
+	if r.primary != nil {
+		return FromStandby
+	}
+	return FromLocal
+}
+
+// writer is the session with the server that writes WAL and archives it.
+func (r *run) writer() *server.Conn {
+	if r.primary != nil {
+		return r.primary.conn
+	}
+	return r.conn
+}
+
+func (r *run) problems(id repo.Identity) []readiness.Problem {
+	if r.primary != nil {
+		return readiness.StandbyProblems(r.info, r.primary.info, r.o.PGData, id)
+	}
+	return readiness.Problems(r.info, r.o.PGData, id)
+}
+
+// wantedState is what pg_control says of a server that can be backed up.
+func (r *run) wantedState() postgres.ControlState {
+	if r.primary != nil {
+		return postgres.ControlInArchiveRecovery
+	}
+	return postgres.ControlInProduction
+}
+
+// startOnStandby starts the backup on the primary and then, when its checkpoint
+// has been replayed, on the standby. The switch lets the checkpoint reach a
+// standby that gets whole segments only.
+func (r *run) startOnStandby(ctx context.Context, label string) (postgres.LSN, error) {
+	state, err := r.conn.ReplayState(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if p, paused := readiness.PausedProblem(state); paused {
+		return 0, p.Error
+	}
+	checkpoint, err := r.primary.conn.StartBackup(ctx, label+" from a standby", r.o.StartFast)
+	if err != nil {
+		return 0, fmt.Errorf("on the primary: %w", err)
+	}
+	switched, err := r.primary.conn.SwitchWAL(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("on the primary: %w", err)
+	}
+	if err := r.waitFor(ctx, "before the backup", []postgres.WALFile{r.segment(switched)}); err != nil {
+		return 0, err
+	}
+	if err := readiness.WaitForReplay(ctx, r.conn.ReplayState, switched+1, readiness.WaitOptions{Timeout: r.o.ArchiveTimeout, Clock: r.o.Clock}); err != nil {
+		return 0, err
+	}
+	start, err := r.conn.StartBackup(ctx, label, r.o.StartFast)
+	if err == nil && start < checkpoint {
+		err = fmt.Errorf("the standby's restart point is at %s, before the primary's checkpoint at %s", start, checkpoint)
+	}
+	return start, err
+}
+
+// ping watches the sessions that hold the backup. A standby that was promoted
+// has lost it too, and would say so only at the end.
+func (r *run) ping(ctx context.Context) error {
+	for _, conn := range []*server.Conn{r.conn, r.writer()} {
+		if err := conn.Ping(ctx); err != nil {
+			return fmt.Errorf("the session that holds the backup is lost: %w", err)
+		}
+	}
+	if r.primary != nil && r.promoted(ctx) {
+		return readiness.Promoted("during the backup")
+	}
+	return nil
+}
+
+// promoted tells whether the standby is none any more. If it cannot be asked,
+// the next question to its session gives the reason.
+func (r *run) promoted(ctx context.Context) bool {
+	state, err := r.conn.ReplayState(ctx)
+	return err == nil && !state.InRecovery
+}
+
+// stopOnStandby ends the backup on the standby and then on the primary. control
+// is what was read after all other files.
+func (r *run) stopOnStandby(ctx context.Context, control postgres.Control) (server.StopResult, server.Info, error) {
+	fail := func(err error) (server.StopResult, server.Info, error) {
+		return server.StopResult{}, server.Info{}, err
+	}
+	result, err := r.conn.StopBackup(ctx)
+	if err != nil && r.promoted(ctx) {
+		err = readiness.Promoted("during the backup")
+	}
+	if err != nil {
+		return fail(err)
+	}
+	if err := r.checkRecoveryPoint(control, result.LSN); err != nil {
+		return fail(err)
+	}
+	completed, err := r.primary.conn.StopBackup(ctx)
+	if err != nil {
+		return fail(fmt.Errorf("on the primary: %w", err))
+	}
+	after, err := r.primary.conn.Info(ctx)
+	if err != nil {
+		return fail(fmt.Errorf("on the primary: %w", err))
+	}
+	if completed.LSN < result.LSN || after.Timeline != r.header.Timeline || after.InRecovery {
+		return fail(hint.Wrap(fmt.Errorf("the standby has come to %s on timeline %d, its primary to %s on timeline %d", result.LSN, r.header.Timeline, completed.LSN, after.Timeline),
+			"primary-connection must lead to the server that the standby follows."))
+	}
+	return result, after, nil
+}
+
+// checkRecoveryPoint compares the copy of pg_control, by which recovery will
+// know the end of the backup, with the backup's end as the standby gave it.
+func (r *run) checkRecoveryPoint(control postgres.Control, stop postgres.LSN) error {
+	if control.State != postgres.ControlInArchiveRecovery {
+		return readiness.Promoted("during the backup")
+	}
+	if control.MinRecoveryTimeline != r.header.Timeline {
+		return hint.Wrap(fmt.Errorf("the standby went from timeline %d to %d during the backup", r.header.Timeline, control.MinRecoveryTimeline),
+			"its cluster has another primary now: take the backup again.")
+	}
+	if control.MinRecoveryPoint <= r.header.Start.LSN || control.MinRecoveryPoint > stop {
+		return fmt.Errorf("pg_control in %s has the minimum recovery point %s, the backup goes from %s to %s", r.o.PGData, control.MinRecoveryPoint, r.header.Start.LSN, stop)
+	}
+	return nil
+}
+
+// comparable is the part of a segment of WAL that the server's own file must
+// have as well. The last file of a standby may be one that is still coming in,
+// with what it held before behind the part that was replayed.
+func (r *run) comparable(f postgres.WALFile, content []byte) []byte {
+	if r.primary == nil {
+		return content
+	}
+	needed := uint64(r.header.Stop.LSN - f.Start(r.identity.SegmentSize))
+	return content[:min(uint64(len(content)), needed)]
+}
