@@ -194,7 +194,7 @@ func (r *run) start(ctx context.Context) (err error) {
 		return err
 	}
 	if r.control.Timeline != r.info.Timeline {
-		return fmt.Errorf("pg_control in %s is on timeline %d, the server on %d", r.o.PGData, r.control.Timeline, r.info.Timeline)
+		return fmt.Errorf("pg_control in %s is on timeline %d, the server that writes WAL on %d", r.o.PGData, r.control.Timeline, r.info.Timeline)
 	}
 	r.header.Timeline, r.header.Source = r.info.Timeline, string(r.source())
 	return r.describe(ctx)
@@ -283,6 +283,9 @@ func (r *run) watch(ctx context.Context, copied <-chan struct{}) error {
 func (r *run) stop(ctx context.Context) error {
 	control, parsed, err := readControl(ctx, r.o.PGData)
 	if err != nil {
+		return err
+	}
+	if err := r.checkStillStandby(ctx); err != nil {
 		return err
 	}
 	if parsed.SystemID != r.identity.SystemID || parsed.Timeline != r.header.Timeline {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -30,6 +34,8 @@ import (
 type primary struct {
 	conn *server.Conn
 	info server.Info
+	// histories are the history files that the standby knew at the start.
+	histories []string
 }
 
 // connectPrimary decides whether this is a backup from a standby, and opens the
@@ -104,6 +110,10 @@ func (r *run) wantedState() postgres.ControlState {
 // has been replayed, on the standby. The switch lets the checkpoint reach a
 // standby that gets whole segments only.
 func (r *run) startOnStandby(ctx context.Context, label string) (postgres.LSN, error) {
+	var err error
+	if r.primary.histories, err = r.histories(); err != nil {
+		return 0, err
+	}
 	state, err := r.conn.ReplayState(ctx)
 	if err != nil {
 		return 0, err
@@ -127,10 +137,13 @@ func (r *run) startOnStandby(ctx context.Context, label string) (postgres.LSN, e
 	}
 	start, err := r.conn.StartBackup(ctx, label, r.o.StartFast)
 	if err == nil && start < checkpoint {
-		err = fmt.Errorf("the standby's restart point is at %s, before the primary's checkpoint at %s", start, checkpoint)
+		err = hint.Wrap(fmt.Errorf("the standby's restart point is at %s, before the primary's checkpoint at %s", start, checkpoint), notFollowed)
 	}
 	return start, err
 }
+
+// notFollowed is the advice where the standby's WAL is not the primary's.
+const notFollowed = "primary-connection must lead to the server that the standby follows."
 
 // ping watches the sessions that hold the backup. A standby that was promoted
 // has lost it too, and would say so only at the end.
@@ -140,10 +153,50 @@ func (r *run) ping(ctx context.Context) error {
 			return fmt.Errorf("the session that holds the backup is lost: %w", err)
 		}
 	}
-	if r.primary != nil && r.promoted(ctx) {
+	return r.checkStillStandby(ctx)
+}
+
+// checkStillStandby finds a standby that was promoted, or that has turned to
+// another timeline. What it replays there is not in the WAL of this backup. The
+// pages are safe, since pg_control names the timeline up to which they may have
+// come, but files that were made and extended are there without a trace in it.
+//
+// Before a server turns to a timeline it stores its history file in pg_wal,
+// whether that came from another server or from an archive (readTimeLineHistory
+// and WalRcvFetchTimeLineHistoryFiles of PostgreSQL), and never removes it.
+func (r *run) checkStillStandby(ctx context.Context) error {
+	if r.primary == nil {
+		return nil
+	}
+	if r.promoted(ctx) {
 		return readiness.Promoted("during the backup")
 	}
+	now, err := r.histories()
+	if err != nil {
+		return err
+	}
+	for _, name := range now {
+		if !slices.Contains(r.primary.histories, name) {
+			return hint.Wrap(fmt.Errorf("the standby met another timeline during the backup: there is a new file %s in its pg_wal", name),
+				"if its cluster has another primary now, let primary-connection lead there; take the backup again.")
+		}
+	}
 	return nil
+}
+
+// histories are the names of the history files in pg_wal.
+func (r *run) histories() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(r.o.PGData, "pg_wal"))
+	if err != nil {
+		return nil, fmt.Errorf("look for timelines: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".history") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 // promoted tells whether the standby is none any more. If it cannot be asked,
@@ -160,10 +213,13 @@ func (r *run) stopOnStandby(ctx context.Context, control postgres.Control) (serv
 		return server.StopResult{}, server.Info{}, err
 	}
 	result, err := r.conn.StopBackup(ctx)
-	if err != nil && r.promoted(ctx) {
-		err = readiness.Promoted("during the backup")
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case r.promoted(ctx):
+		return fail(readiness.Promoted("during the backup"))
+	case strings.Contains(err.Error(), "full_page_writes"): // the server's refusal, in whatever language
+		return fail(hint.Wrap(err, "full_page_writes was switched off on the primary: keep it on for the time of a backup, and take this one again."))
+	default:
 		return fail(err)
 	}
 	if err := r.checkRecoveryPoint(control, result.LSN); err != nil {
@@ -179,7 +235,7 @@ func (r *run) stopOnStandby(ctx context.Context, control postgres.Control) (serv
 	}
 	if completed.LSN < result.LSN || after.Timeline != r.header.Timeline || after.InRecovery {
 		return fail(hint.Wrap(fmt.Errorf("the standby has come to %s on timeline %d, its primary to %s on timeline %d", result.LSN, r.header.Timeline, completed.LSN, after.Timeline),
-			"primary-connection must lead to the server that the standby follows."))
+			notFollowed))
 	}
 	return result, after, nil
 }

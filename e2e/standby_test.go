@@ -254,6 +254,16 @@ func TestABackupFromAStandbyFailsWhenTheServersChange(t *testing.T) {
 		words  []string
 	}{
 		{"the standby is promoted", func(t *testing.T, _, s *host) { s.Promote(t) }, []string{"the standby was promoted during the backup"}},
+		{"the primary stops writing full pages for a while", func(t *testing.T, p, s *host) {
+			for _, value := range []string{"off", "on"} {
+				p.Exec(t, "ALTER SYSTEM SET full_page_writes = "+value)
+				p.Exec(t, "SELECT pg_reload_conf()")
+				p.WaitFor(t, "SHOW full_page_writes", value, 10*time.Second)
+				p.Exec(t, "CHECKPOINT") // the checkpointer has seen the setting then
+			}
+			p.Exec(t, "CREATE TABLE made_meanwhile AS SELECT 1 AS n")
+			s.WaitFor(t, "SELECT count(*) FROM pg_class WHERE relname = 'made_meanwhile'", "1", time.Minute)
+		}, []string{"full_page_writes", "keep it on"}},
 		{"the primary crashes", func(t *testing.T, p, _ *host) { p.Kill(t) }, []string{"the session with the server is lost"}},
 		{"the primary is started again", func(t *testing.T, p, _ *host) { p.Restart(t) }, []string{"the session with the server is lost"}},
 		{"the standby is started again", func(t *testing.T, _, s *host) { s.Restart(t) }, []string{"the session with the server is lost"}},
@@ -298,7 +308,7 @@ func TestABackupFromAStandbyFailsWhenItFollowsAnotherTimeline(t *testing.T) {
 	if o.code == codeOK {
 		t.Error("the backup was taken")
 	}
-	says(t, o.stderr, "pgbak: ", "timeline", "\nhint: ")
+	says(t, o.stderr, "pgbak: ", "the standby met another timeline", "00000002.history", "\nhint: ")
 	if n := len(s.backups(t)); n != 0 {
 		t.Errorf("%d backups are listed", n)
 	}
