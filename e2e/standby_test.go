@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -311,5 +312,50 @@ func TestABackupFromAStandbyFailsWhenItFollowsAnotherTimeline(t *testing.T) {
 	says(t, o.stderr, "pgbak: ", "the standby met another timeline", "00000002.history", "\nhint: ")
 	if n := len(s.backups(t)); n != 0 {
 		t.Errorf("%d backups are listed", n)
+	}
+}
+
+// TestABackupFromAStandbyThatWritesMeanwhileIsRight: while the copy is halted
+// the standby replays much and writes its pages, so that the files copied later
+// are far ahead of those copied before.
+func TestABackupFromAStandbyThatWritesMeanwhileIsRight(t *testing.T) {
+	t.Parallel()
+	majors := pgtest.Majors()
+	for _, major := range slices.Compact([]int{majors[0], majors[len(majors)-1]}) {
+		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
+			t.Parallel()
+			p := newHost(t, hostOptions{cluster: pgtest.Options{Major: major}})
+			fillForStandby(t, p)
+			s := withStandby(t, p)
+			for name, size := range map[string]int64{"of-the-standby": 1, "ballast": 192 << 20} {
+				ballast(t, s.DataDir, name, size)
+			}
+			p.Exec(t, "INSERT INTO ledger VALUES ('before the backup')")
+			b := haltedBackup(t, s, "--from", "standby")
+			w := startTraffic(t, p.Cluster, "-c", "2", "-R", "300")
+			for n := 1; n <= 3; n++ {
+				p.Exec(t, fmt.Sprintf("CREATE TABLE made_%d AS SELECT n, md5(n::text) FROM generate_series(1, 10000) n", n))
+				p.Exec(t, fmt.Sprintf("DROP TABLE IF EXISTS made_%d", n-1))
+				w.mustMove(t)
+				p.Exec(t, "CHECKPOINT")
+				s.WaitFor(t, fmt.Sprintf("SELECT pg_last_wal_replay_lsn() >= '%s'", p.Query(t, "SELECT pg_current_wal_lsn()")), "t", time.Minute)
+				s.Exec(t, "CHECKPOINT")
+			}
+			o := b.goOn(t)
+			w.stop(t)
+			if o.code != codeOK {
+				t.Fatalf("exit %d\n%s", o.code, o.stderr)
+			}
+			if i := parseTaken(t, o).Backup; i.ErrorCount != 0 || i.Source != "standby" {
+				t.Errorf("backup %+v", i)
+			}
+			final := committed(t, p.Cluster)
+			switchWAL(t, p.Cluster)
+			c := restoreStandbys(t, s, "--type", "immediate", "--target-action", "promote")
+			if n := c.Query(t, "SELECT count(*) FROM made_3"); n != "10000" {
+				t.Errorf("the table that was made during the copy has %s rows", n)
+			}
+			sameText(t, "the committed state", committed(t, restoreStandbys(t, s)), final)
+		})
 	}
 }
