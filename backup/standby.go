@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,7 +49,7 @@ func (r *run) connectPrimary(ctx context.Context) error {
 	case r.o.From != FromStandby && r.o.From != FromPreferStandby:
 		return fmt.Errorf("backup from %q is not supported", r.o.From)
 	case r.o.Primary == "":
-		return hint.Wrap(errors.New("the way from the standby to its primary is not known"), "set primary-connection of the stanza in the configuration.")
+		return readiness.NotReady("set primary-connection of the stanza in the configuration.", "the way from the standby to its primary is not known")
 	}
 	conn, err := server.Connect(ctx, r.o.Primary)
 	if err != nil {
@@ -137,7 +136,7 @@ func (r *run) startOnStandby(ctx context.Context, label string) (postgres.LSN, e
 	}
 	start, err := r.conn.StartBackup(ctx, label, r.o.StartFast)
 	if err == nil && start < checkpoint {
-		err = hint.Wrap(fmt.Errorf("the standby's restart point is at %s, before the primary's checkpoint at %s", start, checkpoint), notFollowed)
+		err = readiness.NotReady(notFollowed, "the standby's restart point is at %s, before the primary's checkpoint at %s", start, checkpoint)
 	}
 	return start, err
 }
@@ -177,8 +176,8 @@ func (r *run) checkStillStandby(ctx context.Context) error {
 	}
 	for _, name := range now {
 		if !slices.Contains(r.primary.histories, name) {
-			return hint.Wrap(fmt.Errorf("the standby met another timeline during the backup: there is a new file %s in its pg_wal", name),
-				"if its cluster has another primary now, let primary-connection lead there; take the backup again.")
+			return readiness.NotReady("if its cluster has another primary now, let primary-connection lead there; take the backup again.",
+				"the standby met another timeline during the backup: there is a new file %s in its pg_wal", name)
 		}
 	}
 	return nil
@@ -234,8 +233,8 @@ func (r *run) stopOnStandby(ctx context.Context, control postgres.Control) (serv
 		return fail(fmt.Errorf("on the primary: %w", err))
 	}
 	if completed.LSN < result.LSN || after.Timeline != r.header.Timeline || after.InRecovery {
-		return fail(hint.Wrap(fmt.Errorf("the standby has come to %s on timeline %d, its primary to %s on timeline %d", result.LSN, r.header.Timeline, completed.LSN, after.Timeline),
-			notFollowed))
+		return fail(readiness.NotReady(notFollowed, "the standby has come to %s on timeline %d, its primary to %s on timeline %d",
+			result.LSN, r.header.Timeline, completed.LSN, after.Timeline))
 	}
 	return result, after, nil
 }
@@ -247,11 +246,12 @@ func (r *run) checkRecoveryPoint(control postgres.Control, stop postgres.LSN) er
 		return readiness.Promoted("during the backup")
 	}
 	if control.MinRecoveryTimeline != r.header.Timeline {
-		return hint.Wrap(fmt.Errorf("the standby went from timeline %d to %d during the backup", r.header.Timeline, control.MinRecoveryTimeline),
-			"its cluster has another primary now: take the backup again.")
+		return readiness.NotReady("its cluster has another primary now: take the backup again.",
+			"the standby went from timeline %d to %d during the backup", r.header.Timeline, control.MinRecoveryTimeline)
 	}
 	if control.MinRecoveryPoint <= r.header.Start.LSN || control.MinRecoveryPoint > stop {
-		return fmt.Errorf("pg_control in %s has the minimum recovery point %s, the backup goes from %s to %s", r.o.PGData, control.MinRecoveryPoint, r.header.Start.LSN, stop)
+		return readiness.NotReady("pgdata must be the data directory of the standby that connection leads to.",
+			"pg_control in %s has the minimum recovery point %s, the backup goes from %s to %s", r.o.PGData, control.MinRecoveryPoint, r.header.Start.LSN, stop)
 	}
 	return nil
 }

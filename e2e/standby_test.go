@@ -306,8 +306,8 @@ func TestABackupFromAStandbyFailsWhenItFollowsAnotherTimeline(t *testing.T) {
 	between.Exec(t, "CHECKPOINT")
 	s.WaitFor(t, "SELECT count(*) FROM pg_class WHERE relname = 'made_there'", "1", time.Minute)
 	o := b.goOn(t)
-	if o.code == codeOK {
-		t.Error("the backup was taken")
+	if o.code != codeServer {
+		t.Errorf("exit %d, want %d", o.code, codeServer)
 	}
 	says(t, o.stderr, "pgbak: ", "the standby met another timeline", "00000002.history", "\nhint: ")
 	if n := len(s.backups(t)); n != 0 {
@@ -317,7 +317,8 @@ func TestABackupFromAStandbyFailsWhenItFollowsAnotherTimeline(t *testing.T) {
 
 // TestABackupFromAStandbyThatWritesMeanwhileIsRight: while the copy is halted
 // the standby replays much and writes its pages, so that the files copied later
-// are far ahead of those copied before.
+// are far ahead of those copied before. The end is in a segment that only the
+// primary can complete.
 func TestABackupFromAStandbyThatWritesMeanwhileIsRight(t *testing.T) {
 	t.Parallel()
 	majors := pgtest.Majors()
@@ -341,13 +342,18 @@ func TestABackupFromAStandbyThatWritesMeanwhileIsRight(t *testing.T) {
 				s.WaitFor(t, fmt.Sprintf("SELECT pg_last_wal_replay_lsn() >= '%s'", p.Query(t, "SELECT pg_current_wal_lsn()")), "t", time.Minute)
 				s.Exec(t, "CHECKPOINT")
 			}
-			o := b.goOn(t)
 			w.stop(t)
+			p.Exec(t, "SELECT pg_switch_wal(); INSERT INTO ledger VALUES ('in the last segment')")
+			p.Exec(t, "CHECKPOINT")
+			begun := p.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+			s.WaitFor(t, fmt.Sprintf("SELECT pg_last_wal_replay_lsn() >= '%s'", p.Query(t, "SELECT pg_current_wal_lsn()")), "t", time.Minute)
+			s.Exec(t, "CHECKPOINT")
+			o := b.goOn(t)
 			if o.code != codeOK {
 				t.Fatalf("exit %d\n%s", o.code, o.stderr)
 			}
-			if i := parseTaken(t, o).Backup; i.ErrorCount != 0 || i.Source != "standby" {
-				t.Errorf("backup %+v", i)
+			if i := parseTaken(t, o).Backup; i.ErrorCount != 0 || i.Source != "standby" || i.Stop.WAL != begun {
+				t.Errorf("backup %+v, want its end in %s", i, begun)
 			}
 			final := committed(t, p.Cluster)
 			switchWAL(t, p.Cluster)

@@ -72,10 +72,16 @@ func PausedProblem(s server.ReplayState) (Problem, bool) {
 		"the standby's replay is paused at %s", s.Replayed), true
 }
 
+// NotReady is an error that wraps ErrNotReady and carries the advice as its hint,
+// for what a backup finds in the servers while it runs.
+func NotReady(advice, format string, args ...any) error {
+	return problem(ErrNotReady, true, advice, format, args...).Error
+}
+
 // Promoted is the error of a standby that has become a primary.
 func Promoted(when string) error {
-	return problem(ErrNotReady, true, "its cluster has another primary now: take the backup again, with --from local if it is this server.",
-		"the standby was promoted %s", when).Error
+	return NotReady("its cluster has another primary now: take the backup again, with --from local if it is this server.",
+		"the standby was promoted %s", when)
 }
 
 // WaitForReplay returns nil once a standby has replayed WAL up to the position
