@@ -147,10 +147,12 @@ const notFollowed = "primary-connection must lead to the server that the standby
 // ping watches the sessions that hold the backup. A standby that was promoted
 // has lost it too, and would say so only at the end.
 func (r *run) ping(ctx context.Context) error {
-	for _, conn := range []*server.Conn{r.conn, r.writer()} {
-		if err := conn.Ping(ctx); err != nil {
-			return fmt.Errorf("the session that holds the backup is lost: %w", err)
-		}
+	err := r.conn.Ping(ctx)
+	if err == nil && r.primary != nil {
+		err = r.primary.conn.Ping(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("the session that holds the backup is lost: %w", err)
 	}
 	return r.checkStillStandby(ctx)
 }

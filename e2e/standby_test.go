@@ -18,13 +18,13 @@ func withStandby(t *testing.T, primary *host) *host {
 	t.Helper()
 	s := *primary
 	s.Cluster = pgtest.StartStandby(t, primary.Cluster)
-	s.follow(t, primary.config, primary.Cluster, "postgres")
+	s.follow(t, primary.config, primary.DSN(), "postgres")
 	return &s
 }
 
 // follow writes the configuration of a standby from that of the primary that
-// made the stanza; primary-connection leads to a server, as a role.
-func (h *host) follow(t *testing.T, config string, to *pgtest.Cluster, role string) {
+// made the stanza, with this primary-connection. Both connections are a role's.
+func (h *host) follow(t *testing.T, config, primary, role string) {
 	t.Helper()
 	text, err := os.ReadFile(config)
 	if err != nil {
@@ -32,9 +32,9 @@ func (h *host) follow(t *testing.T, config string, to *pgtest.Cluster, role stri
 	}
 	head, _, _ := strings.Cut(string(text), "    pgdata:")
 	name := filepath.Base(h.SocketDir) + ".yaml"
-	as := func(c *pgtest.Cluster) string { return strings.Replace(c.DSN(), "user=postgres", "user="+role, 1) }
+	as := func(dsn string) string { return strings.Replace(dsn, "user=postgres", "user="+role, 1) }
 	h.config = filepath.Join(h.dir, name)
-	h.write(t, name, head+fmt.Sprintf("    pgdata: %s\n    connection: %q\n    primary-connection: %q\nprocesses: 2\n", h.DataDir, as(h.Cluster), as(to)))
+	h.write(t, name, head+fmt.Sprintf("    pgdata: %s\n    connection: %q\n    primary-connection: %q\nprocesses: 2\n", h.DataDir, as(h.DSN()), as(primary)))
 }
 
 // leastRole makes the role of docs/operations.md.
@@ -57,7 +57,7 @@ func TestABackupFromAStandby(t *testing.T) {
 			p := newHost(t, hostOptions{encrypted: major%2 == 1, cluster: pgtest.Options{Major: major}})
 			fillForStandby(t, p)
 			s := withStandby(t, p)
-			s.follow(t, s.config, p.Cluster, "pgbak")
+			s.follow(t, s.config, p.DSN(), "pgbak")
 			p.write(t, "data/of-the-primary", "x")
 			pgtest.GiveToServer(t, p.DataDir)
 			if err := os.WriteFile(filepath.Join(s.DataDir, "of-the-standby"), []byte("x"), 0o600); err != nil {
@@ -179,11 +179,11 @@ func TestABackupFromAStandbyIsRefused(t *testing.T) {
 	}
 	fromStandby := []string{"--from", "standby"}
 	refuse("a standby without being asked", codeServer, []string{"is in recovery", "--from standby"})
-	s.follow(t, p.config, other, "postgres")
+	s.follow(t, p.config, other.DSN(), "postgres")
 	refuse("another cluster as the primary", codeStanza, []string{"on the primary: ", "system identifier", "primary-connection"}, fromStandby...)
-	s.follow(t, p.config, s.Cluster, "postgres")
+	s.follow(t, p.config, s.DSN(), "postgres")
 	refuse("the standby as the primary", codeServer, []string{"primary-connection leads to is in recovery itself", "target_session_attrs=read-write"}, fromStandby...)
-	s.follow(t, p.config, p.Cluster, "postgres")
+	s.follow(t, p.config, p.DSN(), "postgres")
 
 	s.Exec(t, "SELECT pg_wal_replay_pause()")
 	refuse("a replay that is paused", codeServer, []string{"replay is paused", "pg_wal_replay_resume"}, fromStandby...)
@@ -225,7 +225,7 @@ func TestTheServerDecidesWhereABackupIsFrom(t *testing.T) {
 	p := newHost(t, hostOptions{})
 	s := withStandby(t, p)
 	onPrimary := *p
-	onPrimary.follow(t, p.config, p.Cluster, "postgres")
+	onPrimary.follow(t, p.config, p.DSN(), "postgres")
 	if b := onPrimary.backup(t, "--from", "prefer-standby"); b.Backup.Source != "local" {
 		t.Errorf("on the primary: %+v", b.Backup)
 	}
@@ -233,6 +233,12 @@ func TestTheServerDecidesWhereABackupIsFrom(t *testing.T) {
 	if b := s.backup(t, "--from", "prefer-standby"); b.Backup.Source != "standby" {
 		t.Errorf("on the standby: %+v", b.Backup)
 	}
+	s.follow(t, p.config, fmt.Sprintf("host=%s,%s port=%d,%d user=postgres dbname=postgres target_session_attrs=read-write",
+		s.SocketDir, p.SocketDir, s.Port, p.Port), "postgres")
+	if b := s.backup(t, "--from", "standby"); b.Backup.Source != "standby" {
+		t.Errorf("with several hosts as the primary: %+v", b.Backup)
+	}
+	s.follow(t, p.config, p.DSN(), "postgres")
 	p.refuse(t, 3, []string{"stanza main has no primary-connection"}, "backup", "--from", "prefer-standby")
 
 	p.Stop(t, "fast")
@@ -240,7 +246,7 @@ func TestTheServerDecidesWhereABackupIsFrom(t *testing.T) {
 	p.Start(t)
 	s.Stop(t, "fast")
 	s.refuse(t, codeServer, []string{s.SocketDir}, "backup", "--from", "prefer-standby")
-	if n := len(p.backups(t)); n != 2 {
+	if n := len(p.backups(t)); n != 3 {
 		t.Errorf("%d backups are listed", n)
 	}
 }
@@ -298,7 +304,7 @@ func TestABackupFromAStandbyFailsWhenItFollowsAnotherTimeline(t *testing.T) {
 	p := newHost(t, hostOptions{})
 	between := withStandby(t, p)
 	s := withStandby(t, between)
-	s.follow(t, p.config, p.Cluster, "postgres")
+	s.follow(t, p.config, p.DSN(), "postgres")
 	ballast(t, s.DataDir, "ballast", 192<<20)
 	b := haltedBackup(t, s, "--from", "standby")
 	between.Promote(t)

@@ -103,6 +103,8 @@ func TestBadInput(t *testing.T) {
 		{"an unknown flag", plainConfig, nil, "info --color", exitUsage, []string{"--color"}, true},
 		{"an unknown output format", plainConfig, nil, "info --output xml", exitUsage, []string{"xml"}, true},
 		{"incremental backups", plainConfig, nil, "backup --type incr", exitUsage, []string{"this version writes full backups only"}, true},
+		{"an unknown source of a backup", plainConfig, nil, "backup --from primary", exitUsage, []string{`--from "primary" is unknown`, "prefer-standby"}, true},
+		{"a backup from a standby without the way to its primary", plainConfig, initialised, "backup --from standby", exitConfiguration, []string{"--from standby: stanza main has no primary-connection"}, true},
 		{"no processes", plainConfig, nil, "--processes 2000 backup", exitConfiguration, []string{"2000", "1024"}, false},
 	} {
 		t.Run(c.title, func(t *testing.T) {

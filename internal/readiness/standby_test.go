@@ -21,7 +21,9 @@ func TestStandbyProblems(t *testing.T) {
 		kind   error
 	}{
 		{"a standby and its primary that are ready have no problem", func(_, _ *server.Info) {}, nil, nil},
-		{"a standby need not archive", func(s, _ *server.Info) { s.ArchiveMode, s.ArchiveCommand, s.FullPageWrites = "off", "(disabled)", false }, nil, nil},
+		{"a standby need not archive", func(s, _ *server.Info) {
+			s.ArchiveMode, s.ArchiveCommand, s.FullPageWrites = "off", "(disabled)", false
+		}, nil, nil},
 		{"a primary whose data directory has another name is fine", func(_, p *server.Info) { p.DataDirectory = "/elsewhere" }, nil, nil},
 		{"a standby of another cluster", func(s, _ *server.Info) { s.SystemID = 1 }, []string{"the server is the cluster with system identifier 1"}, repo.ErrIdentityMismatch},
 		{"a primary of another cluster", func(_, p *server.Info) { p.SystemID = 1 }, []string{"on the primary: the server is the cluster with system identifier 1"}, repo.ErrIdentityMismatch},
