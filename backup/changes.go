@@ -38,6 +38,7 @@ type span struct {
 	fromTimeline postgres.Timeline
 	to           postgres.LSN // where this backup begins
 	history      postgres.History
+	walPageSize  int // bytes
 }
 
 // findChanges decides by which way changes are found: one for all repositories.
@@ -57,6 +58,7 @@ func (r *run) findChanges(ctx context.Context, control postgres.Control) (change
 		read func(context.Context, span) (*postgres.BlockTable, error)
 	}{
 		{WayServerSummaries, r.serverSummaries},
+		{WayArchiveSummaries, r.archiveSummaries},
 	} {
 		table, err := w.read(ctx, s)
 		if err == nil {
@@ -99,7 +101,7 @@ func (ds *destinations) parents() []repo.BackupHeader {
 // spanSince proves that the parents are earlier states of this cluster, whose
 // pages are today's unless WAL of the span says otherwise.
 func (r *run) spanSince(ctx context.Context, parents []repo.BackupHeader, control postgres.Control) (span, error) {
-	s := span{to: r.header.Start.LSN}
+	s := span{to: r.header.Start.LSN, walPageSize: control.WALBlockSize}
 	var err error
 	if s.history, err = r.history(ctx, control.Timeline); err != nil {
 		return s, fmt.Errorf("the history of timeline %d cannot be read: %v", control.Timeline, err)

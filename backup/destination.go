@@ -52,6 +52,9 @@ func (d *destination) begin(o Options, pageSize int) (err error) {
 	if p := d.writer.Parent(); p != nil {
 		log = log.With("parent", p.Label())
 	}
+	if left := d.writer.Resumption().Operations(); len(left) > 0 {
+		log = log.With("resumes", left)
+	}
 	log.Info("backup begins")
 	return nil
 }

@@ -28,9 +28,6 @@ type Options struct {
 	Processes int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
-	// RateLimit bounds what is read, in bytes per second; 0 is no bound. A
-	// backup from FromStream has it kept by the server.
-	RateLimit int64
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
 	ArchiveTimeout time.Duration
 	Annotations    map[string]string
@@ -38,7 +35,7 @@ type Options struct {
 	// a slash at the end only what is in the directory.
 	Exclude []string
 	// MaxRate bounds how many bytes per second are read from the data
-	// directory, by all workers together; 0 is no bound.
+	// directory, by all workers together, or sent by the server; 0 is no bound.
 	MaxRate  int64
 	Version  string // of pgbak, for the manifest
 	Log      *slog.Logger

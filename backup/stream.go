@@ -65,7 +65,7 @@ func (s *streamedFiles) Check(ctx context.Context) (err error) {
 
 // Start begins the base backup: one with changes only, if the server can make it.
 func (s *streamedFiles) Start(ctx context.Context, label string) (postgres.LSN, error) {
-	o := server.BaseBackupOptions{Label: label, Fast: s.o.StartFast, MaxRate: s.o.RateLimit}
+	o := server.BaseBackupOptions{Label: label, Fast: s.o.StartFast, MaxRate: s.o.MaxRate}
 	err := s.uploadParents(ctx)
 	if err == nil && s.changes.incremental {
 		o.Incremental = true
@@ -99,6 +99,9 @@ func (s *streamedFiles) Copy(ctx context.Context) error {
 	}
 	c := newCopier(s.o, s.to, s.control, changes{way: s.changes.wayOfWhole()})
 	s.pages = &c.errors
+	for _, a := range s.backup.Archives {
+		c.total.Add(a.Size)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	copied := make(chan struct{})
 	g.Go(func() error {

@@ -43,7 +43,9 @@ func TestBackupsThatReadOnlyWhatChanged(t *testing.T) {
 				e := newEvolving(t, major, way)
 				e.live(t)
 				for n := range e.taken {
-					e.prove(t, n)
+					if way != "page-hashes" { // there, WAL was lost on the way
+						e.prove(t, n)
+					}
 				}
 			})
 		}
@@ -109,7 +111,8 @@ func (e *evolving) live(t *testing.T) {
 	e.Exec(t, "UPDATE large SET x = 'z' WHERE n BETWEEN 100 AND 3000")
 	e.Exec(t, "DROP DATABASE copied")
 	e.take(t, repo.Differential, e.taken[0].Backup.Label, 40<<20)
-	e.take(t, repo.Incremental, e.taken[3].Backup.Label, 1<<20) // nothing has changed
+	e.loseWAL(t)
+	e.take(t, repo.Incremental, e.taken[3].Backup.Label, 0) // nothing has changed
 }
 
 // loseWAL takes all WAL that was archived away where no summary shall be found.
@@ -140,6 +143,9 @@ func (e *evolving) loseWAL(t *testing.T) {
 func (e *evolving) take(t *testing.T, typ repo.BackupType, parent repo.Label, most int64) {
 	t.Helper()
 	state := committed(t, e.Cluster)
+	if e.way == "page-hashes" {
+		defer func() { e.prove(t, len(e.taken)-1) }()
+	}
 	b := parseTaken(t, e.expect(t, codeOK, "backup", "--type", string(typ), "--output", "json"))
 	e.taken = append(e.taken, moments{b, state})
 	i := b.Backup
@@ -192,9 +198,6 @@ func (e *evolving) reasons(t *testing.T, reason string) {
 // prove restores a backup as it was when it ended.
 func (e *evolving) prove(t *testing.T, n int) {
 	t.Helper()
-	if e.way == "page-hashes" && n < len(e.taken)-2 {
-		return // its WAL is lost
-	}
 	base := pgtest.TempDir(t)
 	into, label := filepath.Join(base, "data"), string(e.taken[n].Backup.Label)
 	e.expect(t, codeOK, "restore", "--target-dir", into, "--archive-mode", "off", "--tablespace-map-all", base,

@@ -33,6 +33,9 @@ func verifyBackup(t *testing.T, dir string) {
 	var older bytes.Buffer
 	w := postgres.NewBackupManifestWriter(&older, postgres.BackupManifestOptions{Version: 1})
 	for _, f := range m.Files {
+		if f.CRC32C == nil {
+			t.Errorf("backup_manifest has no checksum of %s", f.Path)
+		}
 		if err := w.File(f); err != nil {
 			t.Fatal(err)
 		}

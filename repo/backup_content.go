@@ -38,7 +38,7 @@ func (w *BackupWriter) AddLate(framer *Framer, files []File, contents [][]byte) 
 			return fmt.Errorf("late file %s is empty", files[i].Path)
 		}
 		files[i].Size, files[i].HasCRC, files[i].CRC32C = int64(len(contents[i])), true, crc32c.Update(0, contents[i])
-		members = append(members, framer.Small(w.ctx, contents[i], files[i].Path, nil))
+		members = append(members, Small{member: member{path: files[i].Path, length: uint32(len(contents[i])), id: framer.ids.sum(contents[i])}})
 		raw = append(raw, contents[i]...)
 	}
 	_, b, err := framer.Bundle(nil, raw, members)
@@ -73,6 +73,9 @@ func (w *BackupWriter) addMembers(files []File, content []Small, ref frameRef, a
 		if s.reused {
 			from, f.content.index = s.ref, s.offset
 			w.totals.ReusedBytes += f.Size
+			if s.again {
+				w.totals.ResumedBytes += f.Size
+			}
 		} else {
 			from, f.content.index = ref, offset
 			offset += s.member.length
@@ -134,6 +137,9 @@ func (f *FileWriter) Add(windows []Window, crc uint32) error {
 		case win.reused:
 			f.w.use(win.ref)
 			f.w.totals.ReusedBytes += int64(win.raw)
+			if win.again {
+				f.w.totals.ResumedBytes += int64(win.raw)
+			}
 			f.m.addAligned(win.ref, win.pages)
 		default:
 			ref, err := f.w.addFrame(win.fresh)

@@ -87,6 +87,7 @@ func (tree testTree) write(ctx context.Context, w *BackupWriter) error {
 	if err != nil {
 		return err
 	}
+	framer.resumption = w.Resumption()
 	var files []File
 	var smalls []Small
 	var raw []byte

@@ -25,6 +25,10 @@ type BackupWriter struct {
 	parent   *Parent
 	pageSize int
 	wrapped  []byte
+	pinned   Pin
+	others   []Pin // of the stanza, when ours was put
+
+	resumption *Resumption
 
 	dataKey sealer
 	pack    *packBuilder
@@ -33,6 +37,7 @@ type BackupWriter struct {
 	ctx     context.Context // ends with the first failed upload
 	outer   context.Context // the caller's
 	buffers chan []byte
+	target  int // bytes from which on a pack is full
 
 	maps       mapWriter
 	entries    *entrySpool
@@ -49,15 +54,20 @@ type Totals struct {
 	Files       int64
 	Bytes       int64 // plain bytes of files
 	ReusedBytes int64 // of them, found in the repository
-	StoredBytes int64 // put into the repository: packs and maps
+	// ResumedBytes are those of ReusedBytes that an interrupted backup had stored.
+	ResumedBytes int64
+	StoredBytes  int64 // put into the repository: packs and maps
 }
 
 // BeginOptions say how a backup is written.
 type BeginOptions struct {
 	Type     BackupType
 	PageSize int // bytes, from pg_control
-	// Uploads is how many packs may be on their way at once; each costs 32 MiB.
+	// Uploads is how many packs may be on their way at once; each costs PackSize.
 	Uploads int
+	// PackSize is from how many bytes on a pack is closed; 0 is 32 MiB. A
+	// smaller one is for simulations of a small cluster that is to age like a large one.
+	PackSize int
 	// AnyOrder lets paths come in any order, as a server sends them: the entries
 	// are sorted at the end, and the parent's are kept in a temporary file.
 	AnyOrder bool
@@ -66,7 +76,8 @@ type BeginOptions struct {
 // BeginBackup chooses a parent, names the new backup and pins both. The parent
 // is the newest sound backup of the same identity; that of a differential backup
 // the newest full one. A differential or incremental backup for which there is
-// none becomes a full one: see Type. The writer must end in Commit or Abort.
+// none becomes a full one: see Type. What interrupted backups have stored is used,
+// too: see Resumption. The writer must end in Commit or Abort.
 func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (*BackupWriter, error) {
 	r := s.repo
 	if err := r.config.checkWrite(r.location()); err != nil {
@@ -76,14 +87,22 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if err != nil {
 		return nil, err
 	}
-	w := &BackupWriter{stanza: s, identity: id, op: op, typ: o.Type, pageSize: o.PageSize,
+	w := &BackupWriter{stanza: s, identity: id, op: op, typ: o.Type, pageSize: o.PageSize, target: o.PackSize,
 		packNumber: map[packID]int{}, bundles: map[frameRef]uint32{}, mapBlocks: map[mapBlockRef]uint32{}}
+	if w.target <= 0 {
+		w.target = packTarget
+	}
 	if err := w.makeDataKey(); err != nil {
 		return nil, err
 	}
 	parent, err := w.pin(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !o.AnyOrder { // what is left is looked through in the order of the walk
+		if err := w.resume(ctx); err != nil {
+			return nil, err
+		}
 	}
 	w.outer = ctx
 	w.uploads, w.ctx = errgroup.WithContext(ctx)
@@ -99,6 +118,7 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if parent != nil {
 		w.parent = newParent(w.ctx, parent, o.AnyOrder)
 	}
+	w.resumption.start(w.ctx)
 	return w, nil
 }
 
@@ -162,15 +182,16 @@ func (w *BackupWriter) pin(ctx context.Context) (*Backup, error) {
 func (w *BackupWriter) pinWith(ctx context.Context, parent Label, taken []Label) error {
 	s := w.stanza
 	now := s.repo.o.Clock().UTC()
-	pin := Pin{Operation: w.op.String(), Kind: "backup", Stanza: s.name, Started: now, WrappedKey: w.wrapped}
+	pin := Pin{Operation: w.op.String(), Kind: pinBackup, Stanza: s.name, Started: now, WrappedKey: w.wrapped}
 	pin.Label = newLabel(now, w.typ, taken)
 	if parent != "" {
 		pin.Parents = []Label{parent}
 	}
-	if err := s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
+	var err error
+	if w.others, err = s.claimLabel(ctx, &pin, w.op, w.typ, taken); err != nil {
 		return err
 	}
-	w.label = pin.Label
+	w.label, w.pinned = pin.Label, pin
 	return nil
 }
 
@@ -233,6 +254,14 @@ func (w *BackupWriter) Type() BackupType { return w.typ }
 // Parent is the backup whose content is shared; nil when there is none.
 func (w *BackupWriter) Parent() *Parent { return w.parent }
 
+// Resumption is what interrupted backups have left, for Framers.Resume; nil when there is nothing.
+func (w *BackupWriter) Resumption() *Resumption {
+	if w == nil {
+		return nil
+	}
+	return w.resumption
+}
+
 // Totals are the counts so far.
 func (w *BackupWriter) Totals() Totals {
 	t := w.totals
@@ -249,7 +278,7 @@ func (w *BackupWriter) addFrame(f frame) (frameRef, error) {
 	}
 	ref := w.pack.add(f)
 	w.use(ref)
-	if w.pack.full() {
+	if w.pack.full(w.target) {
 		return ref, w.closePack()
 	}
 	return ref, nil
@@ -264,7 +293,7 @@ func (w *BackupWriter) openPack() error {
 	select {
 	case buf := <-w.buffers:
 		if buf == nil {
-			buf = make([]byte, 0, packTarget+maxStoredFrame+(1<<20))
+			buf = make([]byte, 0, w.target+maxStoredFrame+(1<<20))
 		}
 		w.pack = newPackBuilder(id, w.pageSize, w.dataKey, meta, w.wrapped, buf)
 	case <-w.ctx.Done():
@@ -349,41 +378,10 @@ func (w *BackupWriter) closeContent() error {
 	return nil
 }
 
-// Abort ends the writer without a backup. What was stored stays, and so does
-// the pin, which tells a collector of it.
-func (w *BackupWriter) Abort() {
-	_ = w.uploads.Wait()
-	w.close()
-}
-
-// Discard is an Abort that also removes what the writer has stored, to give
-// room back to a full repository. It removes nothing once the manifest was
-// sent, since its answer may have been lost. The pin goes last: until then a
-// collector knows of what is left.
-func (w *BackupWriter) Discard(ctx context.Context) error {
-	w.Abort()
-	if w.sent {
-		return nil
-	}
-	store := w.stanza.repo.store
-	for _, prefix := range []string{packsPrefix(w.op), mapsPrefix(w.op)} {
-		var keys []string
-		for obj, err := range store.List(ctx, prefix) {
-			if err != nil {
-				return fmt.Errorf("list %s: %w", prefix, err)
-			}
-			keys = append(keys, obj.Key)
-		}
-		if err := store.Delete(ctx, keys...); err != nil {
-			return fmt.Errorf("discard %s: %w", prefix, err)
-		}
-	}
-	return store.Delete(ctx, pinKey(w.op))
-}
-
 func (w *BackupWriter) close() {
 	if w.parent != nil {
 		w.parent.stop()
 	}
+	w.resumption.stop()
 	w.entries.close()
 }

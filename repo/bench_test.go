@@ -47,7 +47,7 @@ func BenchmarkPackAdd(b *testing.B) {
 			f := frame{kind: frameAligned, codec: codec.Zstd, raw: windowBytes, payload: noise(40<<10, 1), path: "base/1/1"}
 			b.SetBytes(int64(len(f.payload)))
 			for b.Loop() {
-				if p.add(f); p.full() {
+				if p.add(f); p.full(packTarget) {
 					p = newPackBuilder(testPack(1, 1), testPage, s, s, nil, buf)
 				}
 			}

@@ -37,6 +37,8 @@ func randomFooter(rng *rand.Rand, pack packID, first uint32) *footer {
 		}
 		i.ref.stored = uint32(gcmOverhead + rng.IntN(int(i.ref.raw)))
 		offset = i.ref.end()
+		i.firstHash = f.pages
+		f.pages += i.pageCount(testPage)
 		f.frames = append(f.frames, i)
 	}
 	return f

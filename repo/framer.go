@@ -16,6 +16,7 @@ type Framer struct {
 	ids         *contentHasher
 	seed        uint64 // of page hashes
 	back        readBack
+	resumption  *Resumption
 }
 
 // readable tells that a frame of the parent is still what was written. Where
@@ -26,11 +27,17 @@ func (f *Framer) readable(ctx context.Context, parent *ParentFile, ref frameRef)
 	if !b.stanza.repo.store.Properties().CheapReads {
 		return true
 	}
-	if err := f.back.check(ctx, b, ref); err != nil {
+	if err := f.back.check(ctx, b.stanza.repo, b.data, ref); err != nil {
 		parent.parent.note(fmt.Errorf("content of %s: %w", parent.file.Path, err))
 		return false
 	}
 	return true
+}
+
+// intact is readable for content that an interrupted backup has stored.
+func (f *Framer) intact(ctx context.Context, found resumed) bool {
+	l := found.left
+	return !l.repo.store.Properties().CheapReads || f.back.check(ctx, l.repo, l.data, found.ref) == nil
 }
 
 // Window is up to PagesPerFrame consecutive pages of a file, ready for
@@ -40,6 +47,7 @@ type Window struct {
 	raw    int
 	zero   bool
 	reused bool
+	again  bool     // reused of an interrupted backup
 	ref    frameRef // reused
 	fresh  frame
 }
@@ -106,10 +114,14 @@ func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int
 func (f *Framer) lookUp(ctx context.Context, id ContentID, length int, path string, n int64, pageSize int, parent *ParentFile) Window {
 	w := Window{raw: length, pages: uint32(pageCount(int64(length), pageSize))}
 	if parent != nil {
-		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == length && f.readable(ctx, parent, ref) {
+		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == length && !parent.worn(ref) && f.readable(ctx, parent, ref) {
 			w.reused, w.ref = true, ref
 			return w
 		}
+	}
+	if found, ok := f.resumption.window(ctx, path, uint32(n*PagesPerFrame), id, length); ok && f.intact(ctx, found) {
+		w.reused, w.again, w.ref = true, true, found.ref
+		return w
 	}
 	w.fresh = frame{kind: frameAligned, raw: length, id: id, path: path, page: uint32(n * PagesPerFrame)}
 	return w
@@ -118,6 +130,7 @@ func (f *Framer) lookUp(ctx context.Context, id ContentID, length int, path stri
 // Small is a small file on its way into a bundle or found in the parent's.
 type Small struct {
 	reused bool
+	again  bool // reused of an interrupted backup
 	ref    frameRef
 	offset uint32
 	member member
@@ -136,9 +149,16 @@ func (f *Framer) lookUpSmall(ctx context.Context, id ContentID, length int, path
 	s := Small{member: member{path: path, length: uint32(length), id: id}}
 	if parent != nil {
 		ref, offset, old, ok := parent.member(ctx)
-		if ok && old == id && parent.file.Size == int64(length) && f.readable(ctx, parent, ref) {
+		if ok && old == id && parent.file.Size == int64(length) && !parent.worn(ref) && f.readable(ctx, parent, ref) {
 			s.reused, s.ref, s.offset = true, ref, offset
+			return s
 		}
+	}
+	if length == 0 {
+		return s
+	}
+	if found, ok := f.resumption.member(ctx, path, id, length); ok && f.intact(ctx, found) {
+		s.reused, s.again, s.ref, s.offset = true, true, found.ref, found.at
 	}
 	return s
 }

@@ -50,6 +50,13 @@ func (fs *Framers) Drop(i int) {
 	fs.windows[i], fs.smalls[i], fs.bundles[i] = Window{}, Small{}, Bundle{}
 }
 
+// Resume lets repository i use what interrupted backups have stored in it.
+func (fs *Framers) Resume(i int, r *Resumption) {
+	if f := fs.each[i]; f != nil {
+		f.resumption = r
+	}
+}
+
 // Room is the capacity that out wants, in bytes, so that compressed content of
 // so many plain bytes needs no further memory: encoders want more than they use.
 func (fs *Framers) Room(plain int) int {

@@ -103,7 +103,7 @@ func TestTwoOperationsNeverClaimOneLabel(t *testing.T) {
 		on := &Stanza{repo: &r, name: s.name, identities: s.identities}
 		op := testPack(id, 0).op
 		p := Pin{Operation: op.String(), Kind: "backup", Stanza: "main", Started: frozen, Label: newLabel(frozen, Full, nil)}
-		err := on.claimLabel(ctx, &p, op, Full, nil)
+		_, err := on.claimLabel(ctx, &p, op, Full, nil)
 		return p.Label, err
 	}
 	for _, ids := range [][2]byte{{1, 2}, {2, 1}} {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/storage"
 )
@@ -28,6 +30,9 @@ func (w *BackupWriter) finishHeader(h BackupHeader) (BackupHeader, error) {
 		}
 		size, ok := inherited[p.id]
 		if !ok {
+			size, ok = w.resumption.size(p.id)
+		}
+		if !ok {
 			return h, fmt.Errorf("pack %s is used but unknown", p.id.key())
 		}
 		w.tables.packs[i].size = size
@@ -44,15 +49,28 @@ func (w *BackupWriter) collectKeys(h *BackupHeader) error {
 	h.WrappedKeys = map[string][]byte{}
 	for _, p := range w.tables.packs {
 		op := p.id.op.String()
-		if p.id.op == w.op {
-			h.WrappedKeys[op] = w.wrapped
-		} else if key, ok := w.parent.backup.header.WrappedKeys[op]; ok {
-			h.WrappedKeys[op] = key
-		} else {
-			return fmt.Errorf("parent %s has no key for operation %s", w.parent.Label(), op)
+		if h.WrappedKeys[op] != nil {
+			continue
+		}
+		if h.WrappedKeys[op] = w.keyOf(p.id.op); h.WrappedKeys[op] == nil {
+			return fmt.Errorf("there is no key for operation %s", op)
 		}
 	}
 	return nil
+}
+
+// keyOf gives the wrapped data key of an operation whose frames are used.
+func (w *BackupWriter) keyOf(op ulid.ULID) []byte {
+	if op == w.op {
+		return w.wrapped
+	}
+	if l := w.resumption.part(op); l != nil {
+		return l.wrapped
+	}
+	if w.parent == nil {
+		return nil
+	}
+	return w.parent.backup.header.WrappedKeys[op.String()]
 }
 
 // putManifest assembles the manifest and puts it if the label is free.

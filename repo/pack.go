@@ -73,9 +73,11 @@ func (b *packBuilder) add(f frame) frameRef {
 	return ref
 }
 
-// full tells that the pack is to be closed: a pack of many tiny files is full
-// when its footer is.
-func (b *packBuilder) full() bool { return len(b.buf) >= packTarget || b.described >= footerTarget }
+// full tells that the pack is to be closed: when it has reached a size, and a
+// pack of many tiny files when its footer is full.
+func (b *packBuilder) full(target int) bool {
+	return len(b.buf) >= target || b.described >= footerTarget
+}
 
 // finish closes the pack and gives its bytes.
 func (b *packBuilder) finish() ([]byte, error) {

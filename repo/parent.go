@@ -3,7 +3,7 @@ package repo
 import (
 	"context"
 	"iter"
-	"slices"
+	"math"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +13,7 @@ import (
 // new one's operation. Find is for one goroutine; what it returns is for many.
 type Parent struct {
 	backup  *Backup
+	worn    map[packID]bool // packs whose frames are stored again rather than shared
 	footers *footerCache
 	next    func() (File, error, bool)
 	endList func()
@@ -27,7 +28,7 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
-	p := &Parent{backup: b, footers: newFooterCache(ctx, b)}
+	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	if anyOrder {
@@ -95,6 +96,7 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 		f.fileMap = m
 		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
+	f.settled = !f.rebase && !f.wears()
 	return f
 }
 
@@ -104,7 +106,14 @@ type ParentFile struct {
 	file    File
 	fileMap *fileMap
 	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
+	settled bool
 }
+
+// Settled tells that nothing of the file is to be stored again if it has not
+// changed, so that it may be kept without being read. A file that is not
+// settled is to be handed to a Stretch, window by window, whatever has changed,
+// or to Small; keeping it is no fault, but lets the repository age.
+func (f *ParentFile) Settled() bool { return f.settled }
 
 // File is what the parent's manifest says of the file.
 func (f *ParentFile) File() File { return f.file }
@@ -163,10 +172,11 @@ func (f *ParentFile) member(ctx context.Context) (frameRef, uint32, ContentID, b
 // cheap it reads ahead: when a pack is first asked for, those that follow it in
 // the parent's table, which is in the order of first use.
 type footerCache struct {
-	repo *Repository
-	mu   sync.Mutex
-	byID map[packID]*footerEntry
-	used []packID // oldest first
+	repo  *Repository
+	mu    sync.Mutex
+	byID  map[packID]*footerEntry
+	asks  int64 // counts up
+	bytes int   // of the footers kept
 
 	ctx    context.Context // of reading ahead
 	cancel context.CancelFunc
@@ -178,6 +188,8 @@ type footerCache struct {
 type footerEntry struct {
 	done   chan struct{} // closed when it was read
 	asked  bool
+	last   int64 // when it was asked for last, in asks
+	cost   int   // bytes, about
 	footer *footer
 	err    error
 
@@ -186,19 +198,23 @@ type footerEntry struct {
 	hashErr error
 }
 
+// A file that was changed in each of many backups has its pages in as many
+// packs, all of which are asked for by turns: they must fit.
 const (
-	footersKept  = 64 // each below 1 MiB with its page hashes, most of them far below
-	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
+	footersKept  = 64       // however large: below 1 MiB each with page hashes, most of them far below
+	footersBytes = 32 << 20 // or as many as fit here
+	footersAhead = 8        // also how many are read at once; well below footersKept, or they would displace one another
 )
 
-func newFooterCache(ctx context.Context, b *Backup) *footerCache {
-	c := &footerCache{repo: b.stanza.repo, byID: map[packID]*footerEntry{}}
+// newFooterCache makes a cache for packs that are asked for in about this order.
+func newFooterCache(ctx context.Context, r *Repository, packs []packUse) *footerCache {
+	c := &footerCache{repo: r, byID: map[packID]*footerEntry{}}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.ahead.SetLimit(footersAhead)
 	if c.repo.store.Properties().CheapReads {
 		return c
 	}
-	c.order, c.place = b.tables.packs, make(map[packID]int, len(b.tables.packs))
+	c.order, c.place = packs, make(map[packID]int, len(packs))
 	for i, p := range c.order {
 		c.place[p.id] = i
 	}
@@ -220,9 +236,9 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) 
 	if !ok {
 		e = &footerEntry{done: make(chan struct{})}
 		c.keep(id, e)
-	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-footersKept/2 {
-		c.used = append(slices.Delete(c.used, n, n+1), id)
 	}
+	c.asks++
+	e.last = c.asks
 	if !e.asked {
 		e.asked = true
 		c.readAhead(id)
@@ -240,11 +256,24 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) 
 }
 
 func (c *footerCache) keep(id packID, e *footerEntry) {
+	c.asks++
+	e.last = c.asks
 	c.byID[id] = e
-	c.used = append(c.used, id)
-	if len(c.used) > footersKept {
-		delete(c.byID, c.used[0])
-		c.used = c.used[1:]
+	c.trim()
+}
+
+// trim gives up the footers that were not asked for longest.
+func (c *footerCache) trim() {
+	for len(c.byID) > footersKept && c.bytes > footersBytes {
+		var oldest packID
+		first := int64(math.MaxInt64)
+		for id, e := range c.byID {
+			if e.last < first {
+				oldest, first = id, e.last
+			}
+		}
+		c.bytes -= c.byID[oldest].cost
+		delete(c.byID, oldest)
 	}
 }
 
@@ -281,6 +310,16 @@ func (c *footerCache) readFor(ctx context.Context, id packID, e *footerEntry) {
 
 // read is for who has made the entry.
 func (c *footerCache) read(ctx context.Context, id packID, e *footerEntry) {
-	defer close(e.done)
 	e.footer, e.err = c.repo.readFooter(ctx, id)
+	close(e.done)
+	if e.err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[id] == e {
+		e.cost = e.footer.cost()
+		c.bytes += e.cost
+		c.trim()
+	}
 }

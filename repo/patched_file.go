@@ -55,13 +55,27 @@ func (f *PatchedFile) place(at patchPlace, refs []frameRef) {
 	case at.zero:
 		f.m.addZero(at.count)
 	case at.frame < 0:
-		f.w.use(at.ref)
-		f.w.totals.ReusedBytes += int64(at.ref.raw)
-		f.m.addAligned(at.ref, at.count)
+		f.shared(at)
 	case at.whole:
 		f.m.addAligned(refs[at.frame], at.count)
 	default:
 		f.m.addPages(f.numbers, refs[at.frame], at.slot, at.count)
+	}
+}
+
+// shared places pages that are already stored.
+func (f *PatchedFile) shared(at patchPlace) {
+	w := f.w
+	if at.whole {
+		w.use(at.ref)
+		f.m.addAligned(at.ref, at.count)
+	} else if f.m.addPages(f.numbers, at.ref, at.slot, at.count) {
+		w.use(at.ref)
+	}
+	bytes := int64(at.count) * int64(f.m.pageSize)
+	w.totals.ReusedBytes += bytes
+	if at.again {
+		w.totals.ResumedBytes += bytes
 	}
 }
 

@@ -11,7 +11,10 @@ import (
 	"github.com/pgbak/pgbak/storage"
 )
 
-const pinFormat = "pgbak-pin"
+const (
+	pinFormat = "pgbak-pin"
+	pinBackup = "backup"
+)
 
 // Pin is an operation under way: which backup it will commit and which it
 // relies on. A collector deletes nothing that a pin names, and nothing of an
@@ -20,12 +23,14 @@ const pinFormat = "pgbak-pin"
 // A backup that fails leaves its pin: it tells the collector which packs and
 // maps nobody will ever name.
 type Pin struct {
-	Operation  string    `json:"operation"`
-	Kind       string    `json:"kind"` // "backup"
-	Stanza     string    `json:"stanza"`
-	Label      Label     `json:"label"`
-	Parents    []Label   `json:"parents,omitempty"`
-	Started    time.Time `json:"started"` // for people
+	Operation string  `json:"operation"`
+	Kind      string  `json:"kind"` // pinBackup
+	Stanza    string  `json:"stanza"`
+	Label     Label   `json:"label"`
+	Parents   []Label `json:"parents,omitempty"`
+	// Resumes are interrupted operations whose packs it uses: see resume.go.
+	Resumes    []string  `json:"resumes,omitempty"`
+	Started    time.Time `json:"started"` // no decision that matters rests on it
 	WrappedKey []byte    `json:"wrapped-key,omitempty"`
 }
 
@@ -79,38 +84,40 @@ func (s *Stanza) pins(ctx context.Context) (pins []Pin, damage, err error) {
 // by a collector at any time. All sides put first and look afterwards, so of two
 // with one label at least one sees the other, and whoever sees it moves on. The
 // other may be moving too, so the operation with the higher id leaves it a second.
-func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ BackupType, taken []Label) error {
+// It gives the pins of the others.
+func (s *Stanza) claimLabel(ctx context.Context, p *Pin, op ulid.ULID, typ BackupType, taken []Label) (others []Pin, err error) {
 	for attempt := 0; attempt < 100; attempt++ {
 		if err := putDocument(ctx, s.repo.store, pinKey(op), pinFormat, p, storage.PutOptions{}); err != nil {
-			return fmt.Errorf("pin operation: %w", err)
+			return nil, fmt.Errorf("pin operation: %w", err)
 		}
 		// A damaged pin of whatever stanza must not stop every backup: should it
 		// have our label, the manifest's put-if-absent still decides.
 		pins, _, err := s.pins(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		clash, yields, own := false, false, false
+		others = nil
 		for _, other := range pins {
 			if other.Operation == p.Operation {
 				own = true
 				continue
 			}
-			taken = append(taken, other.Label)
+			others, taken = append(others, other), append(taken, other.Label)
 			if other.Label == p.Label {
 				clash, yields = true, yields || other.Operation < p.Operation
 			}
 		}
 		if !own {
-			return damagedf(pinKey(op), "", "it does not read back as it was written")
+			return nil, damagedf(pinKey(op), "", "it does not read back as it was written")
 		}
 		if !clash {
-			return nil
+			return others, nil
 		}
 		p.Label = newLabel(p.Started, typ, taken)
 		if yields {
 			p.Label = newLabel(p.Started, typ, append(taken, p.Label))
 		}
 	}
-	return fmt.Errorf("stanza %s: no free label after 100 attempts", s.name)
+	return nil, fmt.Errorf("stanza %s: no free label after 100 attempts", s.name)
 }

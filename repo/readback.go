@@ -25,16 +25,16 @@ type readBack struct {
 const aheadFrames = 8
 
 // check reads a frame, unless it was read along with one before it, and verifies its seal.
-func (r *readBack) check(ctx context.Context, b *Backup, ref frameRef) error {
+func (r *readBack) check(ctx context.Context, repo *Repository, data *dataKeys, ref frameRef) error {
 	if r.last == ref {
 		return nil
 	}
 	if r.pack != ref.pack || ref.offset < r.next || int(ref.end()-r.from) > len(r.ahead) {
-		if err := r.read(ctx, b, ref); err != nil {
+		if err := r.read(ctx, repo, ref); err != nil {
 			return err
 		}
 	}
-	s, err := b.data.sealer(ref.pack.op)
+	s, err := data.sealer(ref.pack.op)
 	if err != nil {
 		return err
 	}
@@ -48,16 +48,16 @@ func (r *readBack) check(ctx context.Context, b *Backup, ref frameRef) error {
 }
 
 // read reads the frame and what follows it.
-func (r *readBack) read(ctx context.Context, b *Backup, ref frameRef) error {
-	store, key := b.stanza.repo.store, ref.pack.key()
+func (r *readBack) read(ctx context.Context, repo *Repository, ref frameRef) error {
+	key := ref.pack.key()
 	n := int(ref.stored) * aheadFrames
 	if cap(r.buf) < n {
 		r.buf = make([]byte, aheadFrames*maxStoredFrame)
 	}
 	r.ahead = nil
-	body, err := store.Get(ctx, key, storage.Range{Offset: int64(ref.offset), Length: int64(n)})
+	body, err := repo.store.Get(ctx, key, storage.Range{Offset: int64(ref.offset), Length: int64(n)})
 	if err != nil {
-		return b.stanza.repo.lost(key, err)
+		return repo.lost(key, err)
 	}
 	defer body.Close()
 	got, err := io.ReadFull(body, r.buf[:n])

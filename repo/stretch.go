@@ -7,6 +7,8 @@ import (
 	"math/bits"
 	"slices"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo/codec"
 )
@@ -38,14 +40,20 @@ func WholeWindow(parents []*ParentFile, n int64, changed PageSet) bool {
 	return slices.ContainsFunc(parents, func(p *ParentFile) bool { return !p.Mapped() || p.gather(n) })
 }
 
-// gather tells that the window is to be stored again although it did not change,
-// because the pages of its file lie scattered.
+// gather tells that the window is to be stored again although it did not change:
+// because the pages of its file lie scattered, or because some of its own lie in
+// a pack that is worn.
 func (f *ParentFile) gather(n int64) bool {
-	if !f.rebase || n*PagesPerFrame >= f.fileMap.pages() {
+	from := n * PagesPerFrame
+	if f.settled || from >= f.fileMap.pages() {
 		return false
 	}
-	_, aligned := f.fileMap.alignedFrame(n)
-	return !aligned
+	for p := range f.fileMap.pieces(from, min(from+PagesPerFrame, f.fileMap.pages())) {
+		if !p.zero && (f.worn(p.ref) || f.rebase && !p.whole) {
+			return true
+		}
+	}
+	return false
 }
 
 // rebaseAt is from which scatter on a file is stored again in one piece. It
@@ -100,10 +108,11 @@ type Patch struct {
 type patchPlace struct {
 	page, count uint32
 	zero        bool
-	ref         frameRef // of the parent, when frame is negative
+	ref         frameRef // already stored, when frame is negative
 	frame       int
 	slot        uint32
 	whole       bool // they are all of the frame
+	again       bool // ref is of an interrupted backup
 }
 
 // Stretch begins a stretch of a file. The bytes of new frames are appended to
@@ -125,7 +134,8 @@ func (s *Stretch) Window(ctx context.Context, n int64, raw []byte, changed PageS
 			continue
 		}
 		p := s.parents[i]
-		gather := !p.Mapped() || p.gather(n)
+		fresh := !p.Mapped()
+		gather := fresh || whole && p.gather(n) // who cannot read the rest leaves it where it is
 		mine := changed
 		if compare && p.Mapped() {
 			mine = s.differing(ctx, f, p, n, raw, changed)
@@ -133,7 +143,7 @@ func (s *Stretch) Window(ctx context.Context, n int64, raw []byte, changed PageS
 		switch {
 		case mine == 0 && !gather:
 		case !gather && (mine.Len() < realignAt || !whole):
-			if err := s.addPages(i, f, n, raw, mine); err != nil {
+			if err := s.addPages(ctx, i, f, n, raw, mine); err != nil {
 				return err
 			}
 		case !whole:
@@ -166,7 +176,7 @@ func (s *Stretch) page(raw []byte, k int) []byte {
 }
 
 // addPages hands changed pages to the delta frame being filled.
-func (s *Stretch) addPages(i int, f *Framer, n int64, raw []byte, changed PageSet) error {
+func (s *Stretch) addPages(ctx context.Context, i int, f *Framer, n int64, raw []byte, changed PageSet) error {
 	e := &s.each[i]
 	for k := range PagesPerFrame {
 		page := s.page(raw, k)
@@ -177,6 +187,12 @@ func (s *Stretch) addPages(i int, f *Framer, n int64, raw []byte, changed PageSe
 		if postgres.IsZero(page) {
 			e.patch.places = append(e.patch.places, patchPlace{page: number, count: 1, zero: true})
 			continue
+		}
+		if f.resumption != nil {
+			if found, ok := f.resumption.page(ctx, s.path, number, xxh3.HashSeed(page, f.seed)); ok && f.intact(ctx, found) {
+				e.patch.places = append(e.patch.places, patchPlace{page: number, count: 1, frame: -1, ref: found.ref, slot: found.at, again: true})
+				continue
+			}
 		}
 		e.pages, e.raw = append(e.pages, number), append(e.raw, page...)
 		if len(e.pages) == PagesPerFrame {
@@ -222,7 +238,7 @@ func (s *Stretch) addWindow(ctx context.Context, i int, f *Framer, n int64, raw 
 	}
 	w := f.lookUp(ctx, s.fs.ids[i], len(raw), s.path, n, s.pageSize, s.parents[i])
 	if w.reused {
-		at.ref, at.frame = w.ref, -1
+		at.ref, at.frame, at.again = w.ref, -1, w.again
 		e.patch.places = append(e.patch.places, at)
 		return nil
 	}

@@ -83,7 +83,12 @@ func (o *outFile) sum() uint32 {
 // complete verifies a file whose last piece was written, gives it its size,
 // mode, owner and time, and hands it on to be made durable.
 func (r *run) complete(o *outFile) error {
-	if sum := o.sum(); o.file.HasCRC && sum != o.file.CRC32C {
+	sum := o.sum()
+	if !o.file.HasCRC {
+		r.mu.Lock()
+		r.sums[o.file.Path] = sum
+		r.mu.Unlock()
+	} else if sum != o.file.CRC32C {
 		return &repo.DamagedError{Key: "backup " + string(r.backup.Header().Label), What: "file " + o.file.Path,
 			Err: fmt.Errorf("its checksum is %08X, the manifest says %08X", sum, o.file.CRC32C)}
 	}

@@ -36,6 +36,7 @@ type run struct {
 
 	mu         sync.Mutex
 	unfinished map[*outFile]struct{}
+	sums       map[string]uint32 // CRC-32C of files of which the backup recorded none
 	done       Progress
 }
 
@@ -59,7 +60,7 @@ func Execute(ctx context.Context, o Options, plan *Plan) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := &run{o: o, plan: plan, unfinished: map[*outFile]struct{}{}}
+	r := &run{o: o, plan: plan, unfinished: map[*outFile]struct{}{}, sums: map[string]uint32{}}
 	r.syncs.run = r
 	r.done.FilesTotal, r.done.BytesTotal = plan.Files, plan.Bytes
 	start := o.Clock()

@@ -13,7 +13,9 @@ import (
 // writeManifest writes the backup_manifest by which pg_verifybackup and a later
 // incremental pg_basebackup know the files. It lists what the backup recorded
 // and the restore verified, not what lies on the disk, so that it also tells
-// about damage that happens between here and there.
+// about damage that happens between here and there. Of a file of which the backup
+// read some pages only it recorded no checksum: there it is that of the verified
+// content that was written.
 func (r *run) writeManifest(ctx context.Context) error {
 	in, out := io.Pipe()
 	go func() { out.CloseWithError(r.streamManifest(ctx, out)) }()
@@ -35,8 +37,10 @@ func (r *run) streamManifest(ctx context.Context, out io.Writer) error {
 			continue
 		}
 		entry := postgres.BackupManifestFile{Path: f.Path, Size: f.Size, ModTime: f.ModTime}
-		if f.HasCRC {
+		if sum, written := r.sums[f.Path]; f.HasCRC {
 			entry.CRC32C = &f.CRC32C
+		} else if written {
+			entry.CRC32C = &sum
 		}
 		if err := w.File(entry); err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)

@@ -2,12 +2,14 @@
 // memory of the program and of every process that it starts. bench/run.sh
 // measures pgbak and pgBackRest with it, which works with one process per core.
 //
-//	measure -row FILE -- PROGRAM ARGUMENT...
+//	measure -row FILE [-server PID] -- PROGRAM ARGUMENT...
 //
 // It writes one line to FILE, tab-separated: exit status (128 and more is a
 // signal), wall clock s, user CPU s, system CPU s, peak memory in bytes, and
-// how that was found. Its own exit status says nothing: a measurement that
-// could not be made leaves no line.
+// how that was found; with -server, a seventh column: CPU s that the tree of
+// processes under PID, a PostgreSQL server's first one, took meanwhile, what it
+// started and has ended again included, and hence archive_command too. Its own
+// exit status says nothing: a measurement that could not be made leaves no line.
 //
 // Processes that the program leaves behind, such as pgBackRest's asynchronous
 // archiver, count too: measure becomes their parent and waits for their end,
@@ -29,21 +31,37 @@ import (
 
 func main() {
 	row := flag.String("row", "", "`FILE` that takes the result")
+	server := flag.Int("server", 0, "`PID` of a server whose CPU time is measured apart")
 	flag.Parse()
-	if err := run(*row, flag.Args()); err != nil {
+	if err := run(*row, *server, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 	}
 }
 
-func run(row string, command []string) error {
+func run(row string, server int, command []string) error {
 	if row == "" || len(command) == 0 {
-		return errors.New("usage: measure -row FILE -- PROGRAM [ARGUMENTS]")
+		return errors.New("usage: measure -row FILE [-server PID] -- PROGRAM [ARGUMENTS]")
+	}
+	var before time.Duration
+	var err error
+	if server != 0 {
+		if before, err = cpuOfTree("/proc", server); err != nil {
+			return err
+		}
 	}
 	c, err := measure(command, os.Stdout)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(row, []byte(c.row()), 0o666)
+	line := c.row()
+	if server != 0 {
+		after, err := cpuOfTree("/proc", server)
+		if err != nil {
+			return err
+		}
+		line += fmt.Sprintf("\t%.3f", (after - before).Seconds())
+	}
+	return os.WriteFile(row, []byte(line+"\n"), 0o666)
 }
 
 // cost is what a command cost.
@@ -63,7 +81,7 @@ func (c cost) row() string {
 	if c.summed {
 		how = "tree"
 	}
-	return fmt.Sprintf("%d\t%.3f\t%.3f\t%.3f\t%d\t%s\n", c.status, c.wall.Seconds(), c.user.Seconds(), c.system.Seconds(), c.peak, how)
+	return fmt.Sprintf("%d\t%.3f\t%.3f\t%.3f\t%d\t%s", c.status, c.wall.Seconds(), c.user.Seconds(), c.system.Seconds(), c.peak, how)
 }
 
 // measure runs the command with its output to out. The kernel adds the CPU

@@ -2,8 +2,11 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -96,13 +99,13 @@ func TestProcessThatIsGoneCountsNothing(t *testing.T) {
 
 func TestRowIsWrittenAndErrorsLeaveNone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "row")
-	if err := run(path, []string{"/nowhere/program"}); err == nil {
+	if err := run(path, 0, []string{"/nowhere/program"}); err == nil {
 		t.Error("a program that is not there was measured")
 	}
 	if _, err := os.Stat(path); err == nil {
 		t.Error("there is a line for a measurement that failed")
 	}
-	if err := run(path, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
+	if err := run(path, 0, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
@@ -111,5 +114,59 @@ func TestRowIsWrittenAndErrorsLeaveNone(t *testing.T) {
 	}
 	if words := strings.Split(strings.TrimSuffix(string(text), "\n"), "\t"); len(words) != 6 || words[0] != "3" {
 		t.Errorf("row %q, want six columns with status 3 first", text)
+	}
+}
+
+// TestCPUOfAServerIsThatOfItsWholeTree has a shell as the server: one child of
+// it has ended, one goes on.
+func TestCPUOfAServerIsThatOfItsWholeTree(t *testing.T) {
+	done := filepath.Join(t.TempDir(), "done")
+	const burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+	one := measured(t, burn)
+	server := exec.Command("/bin/sh", "-c", "("+burn+"); ("+burn+"; : >"+done+"; sleep 20) & sleep 20")
+	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := server.Process.Pid
+	defer server.Wait()
+	defer syscall.Kill(-pid, syscall.SIGKILL)
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(done); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the server does not end its work")
+		}
+	}
+	whole, err := cpuOfTree("/proc", pid)
+	if err != nil || whole < (one.user+one.system)*3/2 {
+		t.Errorf("the tree took %v for what takes %v twice, %v", whole, one.user+one.system, err)
+	}
+	again, err := cpuOfTree("/proc", pid)
+	if err != nil || again-whole > 50*time.Millisecond {
+		t.Errorf("a tree that sleeps took %v, %v", again-whole, err)
+	}
+}
+
+func TestCPUOfAServerIsTheLastColumn(t *testing.T) {
+	row := filepath.Join(t.TempDir(), "row")
+	// The server must be no child of this process, which would wait for its end.
+	if err := run(row, os.Getppid(), []string{"/bin/sh", "-c", "exit 3"}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Split(strings.TrimSuffix(string(text), "\n"), "\t")
+	if len(words) != 7 || words[0] != "3" {
+		t.Fatalf("row %q, want seven columns with status 3 first", text)
+	}
+	if seconds, err := strconv.ParseFloat(words[6], 64); err != nil || seconds < 0 || seconds > 60 {
+		t.Errorf("a server that waits took %q s", words[6])
+	}
+	if err := run(row, 1<<30, []string{"/bin/true"}); err == nil {
+		t.Error("a server that is not there was measured")
 	}
 }

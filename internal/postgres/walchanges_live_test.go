@@ -147,15 +147,29 @@ func (s *changingServer) relations(t *testing.T) map[string][]byte {
 	return files
 }
 
-// segment reads the segment that starts at at, of timeline 1, from pg_wal.
+// segment reads the segment that starts at at from pg_wal: that of timeline 2 if
+// there is one.
 func (s *changingServer) segment(t *testing.T, at postgres.LSN) (postgres.WALFile, []byte) {
 	t.Helper()
-	f := postgres.WALFile{Timeline: 1, Segment: at.Segment(s.segmentSize)}
-	data, err := os.ReadFile(filepath.Join(s.DataDir, "pg_wal", f.Name(s.segmentSize)))
+	f := postgres.WALFile{Timeline: 2, Segment: at.Segment(s.segmentSize)}
+	data, err := s.before(f.Name(s.segmentSize), 0)
+	if os.IsNotExist(err) {
+		f.Timeline = 1
+		data, err = s.before(f.Name(s.segmentSize), 0)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f, data
+}
+
+// before reads from pg_wal what SummarizeSegment asks for.
+func (s *changingServer) before(name string, offset int64) ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(s.DataDir, "pg_wal", name))
+	if err != nil {
+		return nil, err
+	}
+	return data[offset:], nil
 }
 
 // summarize reads the WAL from from to to.

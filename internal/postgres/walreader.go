@@ -213,7 +213,9 @@ func (r *walReader) begin(start LSN, b []byte) bool {
 		return false
 	}
 	r.lost = false
-	r.record = walRecordInProgress{active: true, start: start, rest: length, body: r.record.body[:0]}
+	p := &r.record // not made anew as a whole, which would cost more than the rest
+	p.active, p.headless, p.start, p.rest = true, false, start, length
+	p.headLen, p.crc, p.body, p.piece = 0, 0, p.body[:0], nil
 	return true
 }
 
@@ -225,18 +227,22 @@ func (r *walReader) take(b []byte) bool {
 	if p.headless {
 		return true
 	}
-	if p.headLen < len(p.head) {
+	if p.headLen == 0 && len(b) >= len(p.head) {
+		p.head, p.headLen = [walRecordHeaderSize]byte(b), walRecordHeaderSize
+		b = b[walRecordHeaderSize:]
+		if !r.recognise() {
+			return false
+		}
+	} else if p.headLen < len(p.head) {
 		n := copy(p.head[p.headLen:], b)
 		p.headLen += n
 		b = b[n:]
 		if p.headLen < len(p.head) {
 			return true
 		}
-		p.header = parseWALRecordHeader(p.head[:])
-		if !r.follows() {
+		if !r.recognise() {
 			return false
 		}
-		p.wanted = r.keep(p.header)
 	}
 	p.crc = crc32.Update(p.crc, castagnoli(), b)
 	if len(b) == int(p.header.length)-walRecordHeaderSize {
@@ -247,10 +253,13 @@ func (r *walReader) take(b []byte) bool {
 	return true
 }
 
-// follows is whether the record in progress belongs behind the last one. Remains
-// of an older use of the file have a link that is older too.
-func (r *walReader) follows() bool {
+// recognise decodes the head of the record in progress, and says whether it
+// belongs behind the last one. Remains of an older use of the file have a link that
+// is older too.
+func (r *walReader) recognise() bool {
 	p := &r.record
+	p.header = parseWALRecordHeader(p.head[:])
+	p.wanted = r.keep(p.header)
 	if r.first.start == 0 {
 		r.first = walRecord{start: p.start, header: p.header}
 	}

@@ -27,6 +27,15 @@ type WALSummarizer struct {
 	reached  LSN // start of the first record from to on, 0 before it
 	minimal  bool
 	stopped  bool // wal_level is minimal, as far as is known
+	marked   [256]markedBlock
+}
+
+// markedBlock is a block that was marked before. Records come back to the same few
+// blocks, and to know that is cheaper than to mark one.
+type markedBlock struct {
+	known bool
+	fork  RelationForkID
+	block uint32
 }
 
 // NewWALSummarizer returns a summarizer for the WAL of a major (13 to 18) with
@@ -113,10 +122,19 @@ func (s *WALSummarizer) countRecord(r walRecord) error {
 	}
 	for p.next() {
 		if p.fork.Fork != FSMFork {
-			s.table.Mark(p.fork, p.block)
+			s.mark(p.fork, p.block)
 		}
 	}
 	return p.check()
+}
+
+func (s *WALSummarizer) mark(f RelationForkID, block uint32) {
+	m := markedBlock{known: true, fork: f, block: block}
+	known := &s.marked[(f.Node*31+block+uint32(f.Fork))%uint32(len(s.marked))]
+	if *known != m {
+		s.table.Mark(f, block)
+		*known = m
+	}
 }
 
 // countSpecial counts a record that says more than which blocks it changes.
@@ -146,6 +164,7 @@ func (s *WALSummarizer) countSpecial(r walRecord, p walParts) error {
 		// this is where what comes before ends.
 		s.first = start
 	}
+	clear(s.marked[:]) // what is truncated may lose its marks
 	return r.header.truncations(s.reader.major, main, &s.table)
 }
 
@@ -155,5 +174,6 @@ func (s *WALSummarizer) setLevel(level uint32) {
 	if s.stopped {
 		s.minimal = true
 		s.table, s.first = BlockTable{}, 0
+		clear(s.marked[:])
 	}
 }

@@ -215,7 +215,7 @@ func TestWALSummarizerRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"an unknown fork made", walManagerSMGR, walSMGRCreate, mainData(append(relation(testFork), 9, 0, 0, 0)), []string{"makes fork 9"}},
 		{"a short list of tablespaces", walManagerDatabase, walDatabaseDrop, mainData([]byte{5, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0}), []string{"ends before"}},
 		{"a short level", walManagerXLOG, walParameterChange, mainData(make([]byte, 22)), []string{"ends before"}},
-		{"a short commit", walManagerXact, walXactCommit, mainData(make([]byte, 4)), []string{"ends before"}},
+		{"a short commit", walManagerXact, walXactCommit | walXactHasInfo, mainData(make([]byte, 8)), []string{"ends before"}},
 		{"nothing overwritten", walManagerXLOG, walOverwroteContinued, mainData(make([]byte, 4)), []string{"ends before"}},
 	}
 	for _, tc := range cases {

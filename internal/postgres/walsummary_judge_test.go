@@ -231,8 +231,7 @@ func (s *changingServer) compareSegments(t *testing.T) {
 		f, data := s.segment(t, at)
 		sum, err := postgres.SummarizeSegment(s.Major, s.segmentSize, 8<<10, f, data, func(name string, offset int64) ([]byte, error) {
 			asked++
-			data, err := os.ReadFile(filepath.Join(s.DataDir, "pg_wal", name))
-			return data[offset:], err
+			return s.before(name, offset)
 		})
 		if err != nil || sum.Hole != nil {
 			t.Fatalf("%s: %v, hole %v", f.Name(s.segmentSize), err, sum.Hole)

@@ -40,7 +40,7 @@ func (h walRecordHeader) summaryNeeds() int {
 			return walRecordMaxSize
 		}
 	case walManagerXact:
-		if h.endsTransaction() {
+		if h.endsTransaction() && h.info&walXactHasInfo != 0 { // others remove no files
 			return walRecordMaxSize
 		}
 	case walManagerSMGR, walManagerDatabase:
