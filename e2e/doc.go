@@ -21,6 +21,7 @@
 //	several_test.go    several repositories at once, and the loss of one of them
 //	kill_test.go       SIGKILL at every storage operation and at random moments
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
+//	standby_test.go    backups from a standby
 //	space_test.go      full disks
 //	refusal_test.go    what must be refused, and what the refusal says
 //
