@@ -291,8 +291,12 @@ func checkAll(t *testing.T, c *pgtest.Cluster) {
 			}
 		}
 	}
-	if behind := c.Query(t, "SELECT max(id) FROM (SELECT 0 AS id) x HAVING max(id) > (SELECT last_value FROM counter)"); behind != "" {
-		t.Errorf("the sequence is behind: %s", behind)
+	// WAL may run ahead of a sequence, never behind: a value that is in use would come again.
+	for _, table := range strings.Fields(c.Query(t, `SELECT attrelid::regclass FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+		WHERE attname = 'id' AND relkind = 'r' AND relpersistence = 'p' AND relname LIKE 'w%' AND pg_get_serial_sequence(attrelid::regclass::text, 'id') IS NOT NULL`)) {
+		if behind := c.Query(t, fmt.Sprintf("SELECT max(id), last_value FROM %s, %s_id_seq GROUP BY last_value HAVING max(id) > last_value", table, table)); behind != "" {
+			t.Errorf("the sequence of %s is behind: %s", table, behind)
+		}
 	}
 }
 
