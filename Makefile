@@ -63,7 +63,7 @@ fuzz: ## run every fuzz target for FUZZTIME, 10s by default
 	@FUZZTIME=$(FUZZTIME) $(STEP) "fuzzing" scripts/fuzz.sh
 
 .PHONY: bench
-bench: ## measure backup and restore of a 3 GB cluster next to pgBackRest
+bench: ## measure backup and restore of a 3 GB cluster next to pgBackRest, WAL-G and pg_basebackup
 	bench/run.sh
 
 .PHONY: docs

@@ -286,20 +286,22 @@ func disturb(rng *rand.Rand, content []byte) []byte {
 // TestAFileThatIsCutWhileItIsReadEndsThere cuts a file after it was opened.
 func TestAFileThatIsCutWhileItIsReadEndsThere(t *testing.T) {
 	for _, c := range []struct {
+		pages  int
 		cut    int64 // bytes that are left
 		blocks []uint32
 		want   int // pages
 	}{
-		{50 * testPage, []uint32{3, 55}, 55}, // what was not to be read cannot be missed; WAL cuts it
-		{50*testPage + 100, []uint32{3, 50, 51}, 50},
-		{50 * testPage, []uint32{48, 49, 50, 51}, 50},
-		{0, []uint32{3}, 3},
-		{0, nil, 0}, // all of it
+		{60, 50 * testPage, []uint32{3, 55}, 55}, // what was not to be read cannot be missed; WAL cuts it
+		{60, 50*testPage + 100, []uint32{3, 50, 51}, 50},
+		{60, 50 * testPage, []uint32{48, 49, 50, 51}, 50},
+		{60, 0, []uint32{3}, 3},
+		{60, 0, nil, 0}, // all of it is read
+		{300, 100 * testPage, nil, 100},
 	} {
 		t.Run(fmt.Sprint(c.cut, c.blocks), func(t *testing.T) {
 			ctx, root, path := t.Context(), t.TempDir(), "base/1/100"
 			to := place{"only", "zstd:1", "", mem.New()}.open(t)
-			writeFile(t, root, path, generation(1, 60, 0))
+			writeFile(t, root, path, generation(1, c.pages, 0))
 			copyChanges(t, root, repo.Full, changes{way: WayFull}, to)
 			table, fork := new(postgres.BlockTable), postgres.RelationForkID{Tablespace: 1663, Database: 1, Node: 100}
 			for _, b := range c.blocks {

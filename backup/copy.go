@@ -72,6 +72,7 @@ func newCopier(o Options, to *destinations, control postgres.Control, ch changes
 	}
 	for _, h := range to.parents() {
 		c.known = append(c.known, h.PageErrors...)
+		c.total.Store(max(c.total.Load(), h.DatabaseSize))
 	}
 	return c
 }
@@ -97,11 +98,9 @@ func (c *copier) room(b *batch) []byte {
 
 // copy walks the cluster and writes all of it but pg_control.
 func (c *copier) copy(ctx context.Context, w *walker) error {
-	beside, end := context.WithCancel(ctx)
-	var estimating sync.WaitGroup
-	estimating.Go(func() { c.estimate(beside, *w) })
-	defer estimating.Wait()
-	defer end()
+	if c.total.Load() == 0 {
+		defer c.estimateBeside(ctx, *w)()
+	}
 	return c.run(ctx, func(ctx context.Context) error { return c.dispatch(ctx, w) })
 }
 
@@ -201,7 +200,9 @@ func (c *copier) worker(ctx context.Context) error {
 		return err
 	}
 	for i, d := range c.to.all {
-		framers.Resume(i, d.writer.Resumption())
+		if d.writer != nil { // else it has failed to begin
+			framers.Resume(i, d.writer.Resumption())
+		}
 	}
 	for t := range c.work {
 		for i, d := range c.to.all {

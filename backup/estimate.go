@@ -6,10 +6,27 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// estimate finds out beside the copy how large the cluster is, for
-// Progress.Total: by a walk of its own, which is far ahead of the copy soon,
-// since it reads no file. A fault is none of the estimate's: the copy meets it
-// too and says so, and as long as the walk has not ended nothing is known.
+// How large the cluster is, for Progress.Total: where there is a parent, as large
+// as that was, which costs nothing. Else all is to be read, and next to that a
+// walk beside it costs little.
+
+// estimateBeside begins to estimate; what it returns ends that.
+func (c *copier) estimateBeside(ctx context.Context, w walker) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.estimate(ctx, w)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// estimate walks the cluster, which is soon far ahead of the copy, since it
+// reads no file. A fault is none of the estimate's: the copy meets it too and
+// says so, and as long as the walk has not ended nothing is known.
 func (c *copier) estimate(ctx context.Context, w walker) {
 	var sum int64
 	w.owners, w.tablespaces = newOwners(), map[string]bool{}

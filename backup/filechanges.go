@@ -64,7 +64,7 @@ func (c *copier) pageSets(fork postgres.RelationForkID, first, from, pages int64
 // the parents unread.
 func unchanged(sets []repo.PageSet, size int64, parents []*repo.ParentFile) bool {
 	for _, p := range parents {
-		if p == nil || p.File().Size != size {
+		if p == nil || p.File().Size != size || !p.Settled() {
 			return false
 		}
 	}

@@ -176,7 +176,7 @@ func (s *streamedFiles) changesSuffice(ctx context.Context, path string) bool {
 			continue
 		}
 		p := d.find(ctx, path)
-		if !p.Mapped() || p.Scattered() || p.File().PageErrors || p.File().Size%int64(s.layout.BlockSize) != 0 {
+		if !p.Mapped() || !p.Settled() || p.File().PageErrors || p.File().Size%int64(s.layout.BlockSize) != 0 {
 			return false
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
@@ -94,6 +95,20 @@ func TestACopyIsThrottledAndKnowsHowMuchThereIs(t *testing.T) {
 	}
 	if last.Bytes != size || last.Total != size {
 		t.Errorf("the last progress is %+v, want all of %d bytes", last, size)
+	}
+}
+
+func TestAnIncrementalExpectsAsMuchAsItsParentHas(t *testing.T) {
+	root := t.TempDir()
+	size := makeTree(t, root, 1<<20)
+	to := place{"one", "none", "", mem.New()}.open(t)
+	if _, err := copyTree(t, root, to); err != nil {
+		t.Fatal(err)
+	}
+	tr := beginCopy(t, root, repo.Incremental, changes{way: WayFull}, to)
+	defer tr.run.to.close(t.Context())
+	if total := tr.c.total.Load(); total != size {
+		t.Errorf("%d bytes are expected, the parent has %d", total, size)
 	}
 }
 

@@ -22,10 +22,10 @@ server_start() {
 		{ tail -n 20 "$base/server.log" >&2; die "the server does not start"; }
 }
 
-# server_benchmark starts the server as it is while tools are measured. autovacuum=off keeps the cluster unchanged between two
-# backups. Both tools look for their name in archive_command, which the shell takes as a comment.
+# server_benchmark [SETTING=VALUE...] starts the server as it is while tools are measured. autovacuum=off keeps the cluster unchanged
+# between two backups. Both tools look for their name in archive_command, which the shell takes as a comment.
 server_benchmark() {
-	server_start archive_mode=on "archive_command='\"$base/archive\" %p # pgbak archive-push or pgbackrest archive-push'" \
+	server_start "$@" archive_mode=on "archive_command='\"$base/archive\" %p # pgbak archive-push or pgbackrest archive-push'" \
 		autovacuum=off shared_buffers=256MB log_checkpoints=off
 }
 
@@ -41,7 +41,7 @@ cluster_version() {
 
 # cluster_make generates the cluster unless it is there from an earlier run.
 cluster_make() {
-	local mark=$base/cluster.made
+	local mark=$base/cluster${data#"$base/data"}.made
 	if [ -f "$mark" ] && [ "$(<"$mark")" = "$(cluster_version)" ]; then return 0; fi
 	say "generating the cluster in $data (once; some minutes)"
 	rm -rf "$mark" "$data"

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # Measures full backup, second full backup of the unchanged cluster, and restore, of pgbak and of pgBackRest on the same generated
-# cluster of about 3 GB, on the local disk and on S3, and archiving and fetching of WAL on S3, and prints Markdown tables of medians.
+# cluster of about 3 GB, on the local disk and on S3, archiving and fetching of WAL on S3, incremental backups (with WAL-G and PostgreSQL's
+# own pg_basebackup besides) and clusters of very many files, and prints Markdown tables of medians.
 # docs/BENCHMARKS.md says how to read them; settings.sh lists the variables that change something.
 #
 #   bench/run.sh          microbenchmarks, then everything
 #   bench/run.sh --micro  the microbenchmarks only
 #   bench/run.sh --local  the local disk only
 #   bench/run.sh --s3     S3 only
+#   bench/run.sh --incremental  incremental backups only
+#   bench/run.sh --manyfiles    clusters of very many files only
 #
 # What is measured: wall clock and CPU (user and system) of the command and all processes that it starts, and the peak of the sum of their
-# resident memory, sampled every 50 ms. Not in it: archive_command, which the server starts, and the server itself. The page cache is
+# resident memory, sampled every 50 ms. Not in it: archive_command, which the server starts, and the server itself; the CPU time of both
+# together is measured apart for incremental backups. The page cache is
 # warm: the cluster has just been read or written, as it is on a server with memory enough. `sync` runs before each measurement, so
 # that nobody pays for the dirty pages of another. Tools take turns within a round; no measurement is left out.
 set -euo pipefail
@@ -26,6 +30,10 @@ cd "$root"
 . bench/wal.sh
 # shellcheck source=bench/s3.sh
 . bench/s3.sh
+# shellcheck source=bench/incremental.sh
+. bench/incremental.sh
+# shellcheck source=bench/manyfiles.sh
+. bench/manyfiles.sh
 
 microbenchmarks() {
 	say "microbenchmarks: frames, packs, maps, codecs, page checksums, parsers"
@@ -36,12 +44,13 @@ microbenchmarks() {
 # measured TOOL OPERATION COMMAND...: one measurement, one line in the table of raw results. measure says by that line, not by its
 # exit status, how the command ended.
 measured() {
-	local tool=$1 operation=$2 before=$stored served
+	local tool=$1 operation=$2 before=$stored served watch=()
 	shift 2
 	sync
 	rm -f "$base/row"
+	if [ -n "$apart" ]; then watch=(-server "$(sed -n 1p "$data/postmaster.pid")"); fi
 	if [ "$store" = s3 ]; then served=$(server_counts); fi
-	as_server "$base/bin/measure" -row "$base/row" -- "$@" >"$base/command.log" 2>&1 || true
+	as_server "$base/bin/measure" -row "$base/row" "${watch[@]}" -- "$@" >"$base/command.log" 2>&1 || true
 	if [ "$(cut -f 1 "$base/row" 2>/dev/null)" != 0 ]; then
 		cat "$base/command.log" >&2
 		tail -n 20 "$base/server.log" >&2
@@ -49,8 +58,20 @@ measured() {
 	fi
 	if [ "$store" = s3 ]; then served=$(counted "$served" "$(server_counts)"); else served=$'-\t-'; fi
 	stored=$(stored_bytes)
-	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(cut -f 2- "$base/row")" "$stored" $((stored - before)) "$served" |
+	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(cut -f 2-6 "$base/row")" "$stored" $((stored - before)) "$served" "$(further)" |
 		tee -a "$raw" | awk -F '\t' '{ printf "bench: round %s: %s, %s: %.2f s\n", $1, $2, $3, $4 }' >&2
+}
+
+# further prints what else is known of a measurement: CPU s of the PostgreSQL server, s that pgbak says it waited for it, changed bytes.
+apart=''
+changed=-
+further() {
+	local server=- waited=-
+	if [ -n "$apart" ]; then
+		server=$(cut -f 7 "$base/row")
+		waited=$(sed -nE 's/.*"waiting-for-server": *([0-9.]+).*/\1/p' "$base/command.log" | sed -n 1p)
+	fi
+	printf '%s\t%s\t%s' "$server" "${waited:--}" "$changed"
 }
 
 # measured_again TOOL OPERATION COMMAND...: measures a restore the second time in a row. The first finds the memory for 3 GB of new pages,
@@ -100,12 +121,13 @@ warm() {
 	until [ "$(sql -c "SELECT last_archived_wal IS NOT NULL FROM pg_stat_archiver")" = t ]; do sleep 0.1; done
 }
 
-# tables_of NAME: the rounds of NAME_rounds into results/NAME.tsv, and the tables from that.
+# tables_of NAME SIZE ROUNDS...: what the function ROUNDS measures goes into results/NAME.tsv, and the tables from that into NAME.md.
+# SIZE is that of the cluster in bytes, for MB/s; 0 for none.
 tables_of() {
 	raw=$results/$1.tsv
 	: >"$raw"
-	"$1_rounds"
-	"$base/bin/report" -raw "$raw" -bytes "$(cluster_bytes)" -segments "$segments" >"$results/$1.md"
+	"${@:3}"
+	"$base/bin/report" -raw "$raw" -bytes "$2" -segments "$segments" >"$results/$1.md"
 }
 
 local_rounds() {
@@ -133,50 +155,65 @@ s3_rounds() {
 }
 
 finish() {
-	local status=$?
+	local status=$? cluster
 	trap - EXIT INT TERM
-	server_stop || true
-	data=$copy server_stop || true
+	for cluster in "$base"/data* "$copy" "$changing" "$many"; do data=$cluster server_stop || true; done
 	daemon_stop proxy
 	daemon_stop minio
-	rm -rf "$base/repository" "$restored" "$copy" "$archiver" "$minio_dir"
+	rm -rf "$base/repository" "$restored" "$copy" "$changing" "$many" "$archiver" "$minio_dir"
 	exit "$status"
 }
 
+# part_local, part_s3, part_incremental and part_manyfiles measure, and print what belongs into the report.
+part_local() {
+	cluster_serve
+	tables_of local "$(cluster_bytes)" local_rounds >&2
+	server_stop
+	tools_environment
+	printf '\n## On the local disk\n\n'
+	cat "$results/local.md"
+}
+
+part_s3() {
+	find_minio
+	minio_make
+	cluster_make
+	wal_make
+	cluster_serve
+	tables_of s3 "$(cluster_bytes)" s3_rounds >&2
+	server_stop
+	tools_environment
+	s3_notes
+	printf '\n## On S3\n\n'
+	cat "$results/s3.md"
+}
+
+# cluster_serve starts the server on the cluster, warm.
+cluster_serve() {
+	cluster_make
+	archive_with true
+	server_benchmark
+	warm
+}
+
 main() {
-	local part parts=(local s3)
+	local part parts=(local s3 incremental manyfiles)
 	find_postgres
 	make_base
 	case "${1:-}" in
 	--micro) microbenchmarks; return ;;
-	--local) parts=(local) ;;
-	--s3) parts=(s3) ;;
+	--local | --s3 | --incremental | --manyfiles) parts=("${1#--}") ;;
 	"") microbenchmarks ;;
-	*) die "unknown argument $1 (known: --micro, --local, --s3)" ;;
+	*) die "unknown argument $1 (known: --micro, --local, --s3, --incremental, --manyfiles)" ;;
 	esac
 	tools_build
 	tools_find_pgbackrest
 	trap finish EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
-	cluster_make
-	if [ "${parts[*]}" != local ]; then
-		find_minio
-		minio_make
-		wal_make
-	fi
-	archive_with true
-	server_benchmark
-	warm
-	for part in "${parts[@]}"; do tables_of "$part"; done
-	{
-		tools_environment
-		if [ "${parts[*]}" != local ]; then s3_notes; fi
-		for part in "${parts[@]}"; do printf '\n## %s\n\n' "$(part_title "$part")"; cat "$results/$part.md"; done
-	} | tee "$results/report.md"
+	for part in "${parts[@]}"; do "part_$part" >"$results/report-$part.md"; done
+	for part in "${parts[@]}"; do cat "$results/report-$part.md"; done | tee "$results/report.md"
 	say "written to $results"
 }
-
-part_title() { case $1 in local) echo "On the local disk" ;; s3) echo "On S3" ;; esac; }
 
 main "$@"

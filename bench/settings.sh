@@ -1,13 +1,18 @@
 # shellcheck shell=bash
 # Sourced by run.sh and profile.sh: where things are, and what the environment may change.
 #
-#   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 12 GB)
+#   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 16 GB)
 #   PG_BIN           the programs of the PostgreSQL to use (default: the newest from 13 to 18 of the distribution)
 #   PGBACKREST       the pgBackRest to compare with (default: the one in PATH, or else the distribution's package is installed)
 #   MINIO            MinIO's server, for S3 (default: that of scripts/install-s3.sh, which compiles it once)
 #   RUNS             how often everything is measured (default 3)
 #   SCALE            size of the cluster, 100 (the default) is about 3 GB
 #   SEGMENTS         WAL segments of 16 MiB that are archived one by one on S3 (default 64)
+#   MAJORS           PostgreSQL majors of the incremental backups (default "15 17"; one that is not installed is left out)
+#   UPDATES          rows that are updated before each incremental backup (default 20000)
+#   INCREMENTALS     incremental backups in a row, each after as many updates (default 3)
+#   FILES            files of relations in the cluster with many files (default 400000), which is compared with one of a tenth
+#   WALG             the WAL-G to compare with (default: that of scripts/install-walg.sh, or none where it cannot be built)
 #   TOOLS            measures only these of the tools, such as "pgbak pgbackrest_recommended" (default: all)
 
 say() { printf 'bench: %s\n' "$*" >&2; }
@@ -22,9 +27,16 @@ sockets=$base
 runs=${RUNS:-3}
 scale=${SCALE:-100}
 segments=${SEGMENTS:-64}
+majors=${MAJORS:-15 17}
+updates=${UPDATES:-20000}
+incrementals=${INCREMENTALS:-3}
+files=${FILES:-400000}
 only=${TOOLS:-}
 cores=$(nproc)
 results=$here/results
+
+# major_of_programs prints the major of the programs in bin.
+major_of_programs() { "$bin/postgres" --version | sed -nE 's/^postgres \(PostgreSQL\) ([0-9]+).*/\1/p'; }
 
 # find_postgres sets bin.
 find_postgres() {
@@ -34,7 +46,7 @@ find_postgres() {
 	"$root/scripts/install-postgres.sh" --demo >&2
 	for candidate in /usr/lib/postgresql/*/bin; do
 		[ -x "$candidate/pgbench" ] && [ -x "$candidate/pg_verifybackup" ] || continue
-		major=$("$candidate/postgres" --version | sed -nE 's/^postgres \(PostgreSQL\) ([0-9]+).*/\1/p')
+		major=$(bin=$candidate major_of_programs)
 		if [ "$major" -ge 13 ] && [ "$major" -le 18 ] && [ "$major" -gt "$best" ]; then
 			best=$major
 			bin=$candidate

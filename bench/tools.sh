@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by run.sh: the tools that are compared, each as a function TOOL_prepare, which makes an empty repository ready and sets the
-# commands backup, restore, push and get, and a function TOOL_prove, which judges the first restore.
-# shellcheck disable=SC2034 # backup, restore, push and get are run by run.sh and wal.sh
+# commands backup (a full one), incremental, restore, push and get, and a function TOOL_prove, which judges the first restore.
+# shellcheck disable=SC2034 # the commands are run by run.sh, wal.sh, incremental.sh and manyfiles.sh
 
 local_tools=(pgbak pgbak_encrypted pgbak_s2 pgbackrest_recommended pgbackrest_default)
 s3_tools=(pgbak pgbak_encrypted pgbackrest_recommended)
@@ -31,6 +31,7 @@ tools_build() {
 	go build -o "$base/bin/measure" ./bench/measure
 	go build -o "$base/bin/report" ./bench/report
 	go build -o "$base/bin/proxy" ./bench/proxy
+	go build -o "$base/bin/changed" ./bench/changed
 	install -m 0755 bench/archiver.sh "$base/bin/archiver"
 }
 
@@ -62,6 +63,7 @@ pgbak_with() {
 	quietly "${pgbak[@]}" init
 	archive_with "${pgbak[@]}" archive-push
 	backup=("${pgbak[@]}" backup --type full)
+	incremental=("${pgbak[@]}" backup --type incr --output json)
 	restore=("${pgbak[@]}" restore --target-dir "$restored")
 	push=("${pgbak[@]}" archive-push)
 	get=("${pgbak[@]}" archive-get)
@@ -90,6 +92,7 @@ pgbackrest_with() {
 	quietly "${command[@]}" stanza-create
 	archive_with "${command[@]}" archive-push
 	backup=("${command[@]}" backup --type=full)
+	incremental=("${command[@]}" backup --type=incr)
 	restore=("${command[@]}" restore --pg1-path="$restored")
 	push=("${command[@]}" --pg1-path="$archiver" archive-push)
 	get=("${command[@]}" --pg1-path="$archiver" archive-get)

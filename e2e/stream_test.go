@@ -16,7 +16,6 @@ import (
 
 	"github.com/pgbak/pgbak/backup"
 	"github.com/pgbak/pgbak/internal/pgtest"
-	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -245,7 +244,8 @@ func readTree(t *testing.T, dir string) map[string][]byte {
 	return tree
 }
 
-// TestStreamOfManyFiles sends more files than are sorted at once, and counts them.
+// TestStreamSaysWhyTheServerSendsEverything goes through what keeps the server
+// from sending changes only.
 func TestStreamSaysWhyTheServerSendsEverything(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, hostOptions{cluster: pgtest.Options{Major: 18}})
@@ -294,6 +294,37 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
+// TestStreamOfAFileThatWasCutAndGrewAgain: pages that come again by extension
+// alone are in no summary, and are zero where the parent has rows.
+func TestStreamOfAFileThatWasCutAndGrewAgain(t *testing.T) {
+	t.Parallel()
+	for _, major := range []int{17, 18} {
+		h := newHost(t, hostOptions{cluster: pgtest.Options{Major: major, Config: map[string]string{"summarize_wal": "on"}}})
+		h.fillForStream(t)
+		h.Exec(t, "VACUUM (FREEZE) shrinks") // or VACUUM would change nearly every page
+		h.streamed(t, backup.Options{})
+		h.Exec(t, "DELETE FROM shrinks WHERE ctid >= '(800,0)'")
+		h.Exec(t, "VACUUM shrinks")
+		rows := filepath.Join(h.dir, "rows")
+		h.Exec(t, fmt.Sprintf("COPY (SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, 3000) n) TO '%s'", rows))
+		h.Exec(t, fmt.Sprintf("COPY shrinks FROM '%s'", rows)) // extends by many pages at once, more than it fills
+		h.Exec(t, "CHECKPOINT")
+		content := must(os.ReadFile(filepath.Join(h.DataDir, relationPath(t, h.Cluster, "shrinks"))))(t)
+		if last := content[len(content)-8192:]; len(bytes.Trim(last, "\x00")) > 0 || len(content) < 810*8192 || len(content) > 1100*8192 {
+			t.Fatalf("the last of %d pages is in use: the test does not test what it means to", len(content)/8192)
+		}
+		header, _ := h.streamed(t, backup.Options{Type: repo.Incremental})
+		if !slices.Contains(ways(header), backup.WayServerSummaries) {
+			t.Errorf("ways %v, reason %q", ways(header), header.WayReason)
+		}
+		full, _ := h.streamed(t, backup.Options{Type: repo.Full, From: backup.FromLocal, PGData: h.DataDir})
+		if differ := h.differing(t, header.Label, full.Label); len(differ) > 0 {
+			t.Errorf("PostgreSQL %d: these files differ: %q", major, differ)
+		}
+		h.proveState(t, committed(t, h.Cluster))
+	}
+}
+
 // TestStreamReportsDamagedPages damages a page on disk: it is reported and kept,
 // by a full backup and again by one upon it.
 func TestStreamReportsDamagedPages(t *testing.T) {
@@ -338,5 +369,3 @@ func TestStreamIsCancelled(t *testing.T) {
 		t.Errorf("backups %v", found)
 	}
 }
-
-var _ = postgres.MainFork

@@ -65,12 +65,12 @@ type BeginOptions struct {
 	PageSize int // bytes, from pg_control
 	// Uploads is how many packs may be on their way at once; each costs PackSize.
 	Uploads int
-	// AnyOrder lets paths come in any order, as a server sends them: the entries
-	// are sorted at the end, and the parent's are kept in a temporary file.
-	AnyOrder bool
 	// PackSize is from how many bytes on a pack is closed; 0 is 32 MiB. A
 	// smaller one is for simulations of a small cluster that is to age like a large one.
 	PackSize int
+	// AnyOrder lets paths come in any order, as a server sends them: the entries
+	// are sorted at the end, and the parent's are kept in a temporary file.
+	AnyOrder bool
 }
 
 // BeginBackup chooses a parent, names the new backup and pins both. The parent
@@ -99,7 +99,7 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	if err != nil {
 		return nil, err
 	}
-	if !o.AnyOrder { // what is left behind is looked up in the order of the walk
+	if !o.AnyOrder { // what is left is looked through in the order of the walk
 		if err := w.resume(ctx); err != nil {
 			return nil, err
 		}
@@ -255,7 +255,12 @@ func (w *BackupWriter) Type() BackupType { return w.typ }
 func (w *BackupWriter) Parent() *Parent { return w.parent }
 
 // Resumption is what interrupted backups have left, for Framers.Resume; nil when there is nothing.
-func (w *BackupWriter) Resumption() *Resumption { return w.resumption }
+func (w *BackupWriter) Resumption() *Resumption {
+	if w == nil {
+		return nil
+	}
+	return w.resumption
+}
 
 // Totals are the counts so far.
 func (w *BackupWriter) Totals() Totals {

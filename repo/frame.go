@@ -109,6 +109,15 @@ type footer struct {
 	hashes   hashArea // where the hashes of these pages are
 }
 
+// cost is about how many bytes of memory the footer takes, with its page hashes.
+func (f *footer) cost() int {
+	n := 1<<10 + 12*f.pages // hashes, and numbers in delta frames
+	for _, i := range f.frames {
+		n += 200 + 80*len(i.members)
+	}
+	return n
+}
+
 // pageCount is how many pages of a file the frame holds.
 func (i frameInfo) pageCount(pageSize int) int {
 	switch i.kind {

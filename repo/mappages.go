@@ -107,19 +107,19 @@ func (m *fileMap) addPages(numbers map[frameRef]uint32, ref frameRef, slot, coun
 // It is 1 for a file of aligned frames only.
 func (m *fileMap) scatter() float64 {
 	var read, needed float64
-	seen := make(map[frameRef]bool)
-	for p := range m.pieces(0, m.pages()) {
-		if p.zero {
-			continue
-		}
-		share := 1.0
-		if !p.whole {
-			share = min(1, float64(p.count)*float64(m.pageSize)/float64(p.ref.raw))
-		}
-		needed += share * float64(p.ref.stored)
-		if p.whole || !seen[p.ref] {
-			read += float64(p.ref.stored)
-			seen[p.ref] = true
+	seen := make([]bool, len(m.frames))
+	for _, u := range m.runs {
+		switch u.kind {
+		case runAligned:
+			for _, ref := range m.frames[u.frame:][:(u.count+PagesPerFrame-1)/PagesPerFrame] {
+				read, needed = read+float64(ref.stored), needed+float64(ref.stored)
+			}
+		case runDelta:
+			ref := m.frames[u.frame]
+			needed += float64(ref.stored) * min(1, float64(u.count)*float64(m.pageSize)/float64(ref.raw))
+			if !seen[u.frame] {
+				read, seen[u.frame] = read+float64(ref.stored), true
+			}
 		}
 	}
 	if needed == 0 {

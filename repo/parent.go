@@ -3,7 +3,7 @@ package repo
 import (
 	"context"
 	"iter"
-	"slices"
+	"math"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -172,10 +172,11 @@ func (f *ParentFile) member(ctx context.Context) (frameRef, uint32, ContentID, b
 // cheap it reads ahead: when a pack is first asked for, those that follow it in
 // the parent's table, which is in the order of first use.
 type footerCache struct {
-	repo *Repository
-	mu   sync.Mutex
-	byID map[packID]*footerEntry
-	used []packID // oldest first
+	repo  *Repository
+	mu    sync.Mutex
+	byID  map[packID]*footerEntry
+	asks  int64 // counts up
+	bytes int   // of the footers kept
 
 	ctx    context.Context // of reading ahead
 	cancel context.CancelFunc
@@ -187,6 +188,8 @@ type footerCache struct {
 type footerEntry struct {
 	done   chan struct{} // closed when it was read
 	asked  bool
+	last   int64 // when it was asked for last, in asks
+	cost   int   // bytes, about
 	footer *footer
 	err    error
 
@@ -195,9 +198,12 @@ type footerEntry struct {
 	hashErr error
 }
 
+// A file that was changed in each of many backups has its pages in as many
+// packs, all of which are asked for by turns: they must fit.
 const (
-	footersKept  = 64 // each below 1 MiB with its page hashes, most of them far below
-	footersAhead = 8  // also how many are read at once; well below footersKept, or they would displace one another
+	footersKept  = 64       // however large: below 1 MiB each with page hashes, most of them far below
+	footersBytes = 32 << 20 // or as many as fit here
+	footersAhead = 8        // also how many are read at once; well below footersKept, or they would displace one another
 )
 
 // newFooterCache makes a cache for packs that are asked for in about this order.
@@ -230,9 +236,9 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) 
 	if !ok {
 		e = &footerEntry{done: make(chan struct{})}
 		c.keep(id, e)
-	} else if n := slices.Index(c.used, id); n >= 0 && n < len(c.used)-footersKept/2 {
-		c.used = append(slices.Delete(c.used, n, n+1), id)
 	}
+	c.asks++
+	e.last = c.asks
 	if !e.asked {
 		e.asked = true
 		c.readAhead(id)
@@ -250,11 +256,24 @@ func (c *footerCache) get(ctx context.Context, id packID) (*footerEntry, error) 
 }
 
 func (c *footerCache) keep(id packID, e *footerEntry) {
+	c.asks++
+	e.last = c.asks
 	c.byID[id] = e
-	c.used = append(c.used, id)
-	if len(c.used) > footersKept {
-		delete(c.byID, c.used[0])
-		c.used = c.used[1:]
+	c.trim()
+}
+
+// trim gives up the footers that were not asked for longest.
+func (c *footerCache) trim() {
+	for len(c.byID) > footersKept && c.bytes > footersBytes {
+		var oldest packID
+		first := int64(math.MaxInt64)
+		for id, e := range c.byID {
+			if e.last < first {
+				oldest, first = id, e.last
+			}
+		}
+		c.bytes -= c.byID[oldest].cost
+		delete(c.byID, oldest)
 	}
 }
 
@@ -291,6 +310,16 @@ func (c *footerCache) readFor(ctx context.Context, id packID, e *footerEntry) {
 
 // read is for who has made the entry.
 func (c *footerCache) read(ctx context.Context, id packID, e *footerEntry) {
-	defer close(e.done)
 	e.footer, e.err = c.repo.readFooter(ctx, id)
+	close(e.done)
+	if e.err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[id] == e {
+		e.cost = e.footer.cost()
+		c.bytes += e.cost
+		c.trim()
+	}
 }

@@ -57,7 +57,3 @@ func (p *Parent) Files() iter.Seq2[File, error] {
 		}
 	}
 }
-
-// Scattered tells that the file's pages lie in so many frames that it is to be
-// stored anew, for which all of it has to be read.
-func (f *ParentFile) Scattered() bool { return f.rebase }

@@ -134,7 +134,8 @@ func (s *Stretch) Window(ctx context.Context, n int64, raw []byte, changed PageS
 			continue
 		}
 		p := s.parents[i]
-		gather := !p.Mapped() || p.gather(n)
+		fresh := !p.Mapped()
+		gather := fresh || whole && p.gather(n) // who cannot read the rest leaves it where it is
 		mine := changed
 		if compare && p.Mapped() {
 			mine = s.differing(ctx, f, p, n, raw, changed)

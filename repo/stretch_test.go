@@ -95,21 +95,34 @@ func changedPages(old, now []byte, typ BackupType) func(page int) bool {
 
 func patchedBackup(t *testing.T, s *Stanza, typ BackupType, content []byte, changed func(int) bool, compare bool) Label {
 	t.Helper()
+	h, err := beginPatched(t, s, typ, content, changed, compare).Commit(BackupHeader{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Label
+}
+
+// patchedFile is the file of these tests.
+const patchedFile = "base/1/2"
+
+// beginPatched is patchedBackup up to its commit.
+func beginPatched(t *testing.T, s *Stanza, typ BackupType, content []byte, changed func(int) bool, compare bool) *BackupWriter {
+	t.Helper()
 	ctx := context.Background()
 	w, err := s.BeginBackup(ctx, s.Current(), BeginOptions{Type: typ, PageSize: testPage})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const path = "base/1/2"
-	parents := []*ParentFile{w.Parent().Find(ctx, path)}
+	parents := []*ParentFile{w.Parent().Find(ctx, patchedFile)}
 	framers, err := NewFramers(s.Repository())
 	if err != nil {
 		t.Fatal(err)
 	}
+	framers.Resume(0, w.Resumption())
 	file := w.PatchFile(parents[0])
 	const windowBytes = PagesPerFrame * testPage
 	for from := int64(0); from*windowBytes < int64(len(content)); from += 3 {
-		st := framers.Stretch(nil, path, testPage, parents)
+		st := framers.Stretch(nil, patchedFile, testPage, parents)
 		for n := from; n < from+3 && n*windowBytes < int64(len(content)); n++ {
 			raw := append([]byte(nil), content[n*windowBytes:min((n+1)*windowBytes, int64(len(content)))]...)
 			var set PageSet
@@ -136,13 +149,11 @@ func patchedBackup(t *testing.T, s *Stanza, typ BackupType, content []byte, chan
 			t.Fatal(err)
 		}
 	}
-	file.AddCRC(crc32c.Update(0, content), int64(len(content)))
-	if err := file.End(File{Path: path, Type: TypeFile, Mode: 0o600, Size: int64(len(content)), ModTime: time.Unix(1, 0)}); err != nil {
+	if compare || typ == Full { // else only some of it was read
+		file.AddCRC(crc32c.Update(0, content), int64(len(content)))
+	}
+	if err := file.End(File{Path: patchedFile, Type: TypeFile, Mode: 0o600, Size: int64(len(content)), ModTime: time.Unix(1, 0)}); err != nil {
 		t.Fatal(err)
 	}
-	h, err := w.Commit(BackupHeader{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h.Label
+	return w
 }

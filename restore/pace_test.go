@@ -168,7 +168,7 @@ func TestARestoreFromAFarStoreHoldsWhatItMay(t *testing.T) {
 func TestThePaceDependsOnTheStore(t *testing.T) {
 	st, s := stored(t, cluster(), repo.BackupHeader{})
 	r := &run{o: Options{Stanza: s, Processes: 3}}
-	if p := r.pace(); p != (pace{fetchers: 3, bytes: 1 << 20, pieces: 64}) {
+	if p := r.pace(); p != (pace{fetchers: 3, bytes: 4 << 20, pieces: 64}) {
 		t.Errorf("on a local disk: %+v", p)
 	}
 	remote, err := reopen(t, far{faulty.New(st, nil, nil)})

@@ -36,10 +36,12 @@ type pace struct {
 const farFetchers = 8
 
 // pace depends on what a request costs. Where reads are cheap a worker reads
-// just before it writes: nothing is gained by waiting for several at once.
+// just before it writes: nothing is gained by waiting for several at once. The
+// batch is as large as it is because a delta frame holds pages from all over some
+// megabytes: each batch that wants one of them reads the frame again.
 func (r *run) pace() pace {
 	if r.o.Stanza.Repository().Store().Properties().CheapReads {
-		return pace{fetchers: r.o.Processes, bytes: 1 << 20, pieces: 64}
+		return pace{fetchers: r.o.Processes, bytes: 4 << 20, pieces: 64}
 	}
 	return pace{fetchers: max(farFetchers, r.o.Processes), bytes: 16 << 20, pieces: 1024}
 }

@@ -46,13 +46,15 @@ download() {
 	apt-get "${apt[@]}" update && apt-get "${apt[@]}" -y --no-install-recommends --download-only install postgresql-17 pgbackrest
 }
 
-# unpack PACKAGES DIRECTORY: programs, and libraries without those that only a compiler in the server or a language would load.
+# unpack PACKAGES DIRECTORY: programs, and libraries without those that only a compiler in the server or a language would load. Without
+# llvmjit.so the server does not compile expressions.
 unpack() {
 	local package
 	for package in "$1"/lib*.deb "$1"/postgresql-17_*.deb "$1"/postgresql-client-17_*.deb "$1"/pgbackrest_*.deb; do
 		case ${package##*/} in libllvm* | libperl* | libz3* | *-perl_*) continue ;; esac
 		dpkg-deb -x "$package" "$2"
 	done
+	rm -rf "$2"/usr/lib/postgresql/17/lib/llvmjit.so "$2"/usr/lib/postgresql/17/lib/bitcode
 }
 
 if [ -x "$own/pg_combinebackup" ] && [ -x /usr/bin/pgbackrest ]; then

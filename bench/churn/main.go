@@ -43,6 +43,12 @@ type settings struct {
 	days, files, pages, packs int
 }
 
+// The batches of a restore, in bytes: those of package restore.
+const (
+	farBatch  = 16 << 20
+	nearBatch = 4 << 20
+)
+
 // row is what one day leaves.
 type row struct {
 	day      int
@@ -86,7 +92,7 @@ func simulate(ctx context.Context, o settings, load workload, p plan, retention 
 		for _, m := range []struct {
 			batch int64
 			to    *float64
-		}{{16 << 20, &r.far}, {1 << 20, &r.near}} {
+		}{{farBatch, &r.far}, {nearBatch, &r.near}} {
 			read, err := s.restore(ctx, c, m.batch)
 			if err != nil {
 				return fmt.Errorf("restore of day %d: %w", day, err)

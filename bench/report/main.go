@@ -7,8 +7,10 @@
 // A line of FILE is tab-separated: round, tool, operation, wall clock s, user
 // CPU s, system CPU s, peak memory in bytes, "process" or "tree", bytes in the
 // repository afterwards, bytes that the operation added, requests to the S3
-// server as KIND=NUMBER,... or "none", CPU s of that server. The last two are "-"
-// where there was no server. What is wrong goes to standard error, and then no
+// server as KIND=NUMBER,... or "none", CPU s of that server, CPU s of the
+// PostgreSQL server, s for which the tool waited for that, bytes of pages that
+// had changed. The last five are "-" where there was no such server or nothing
+// was measured. Without -bytes no MB/s are printed. What is wrong goes to standard error, and then no
 // table is printed.
 package main
 

@@ -11,16 +11,23 @@ type measurement struct {
 	tool, operation string
 	tree            bool
 	figures         figures
+	// extra says which of the figures from apart on were measured.
+	extra [3]bool
 	// served says that an S3 server was asked; requests are by kind.
 	served   bool
 	requests map[string]float64
 }
 
 // figures are what is measured: seconds, bytes.
-type figures struct{ wall, user, system, peak, stored, added, server float64 }
+type figures struct {
+	wall, user, system, peak, stored, added, server float64
+	// apart is the CPU time of the PostgreSQL server, waited how long the tool
+	// waited for it, changed how many bytes there were to find.
+	apart, waited, changed float64
+}
 
 // columns is how many a line of raw results has.
-const columns = 12
+const columns = 15
 
 func parseRows(text string) ([]measurement, error) {
 	var rows []measurement
@@ -41,10 +48,13 @@ func parseRows(text string) ([]measurement, error) {
 func parseRow(words []string) (measurement, error) {
 	m := measurement{tool: words[1], operation: words[2], tree: words[7] == "tree", served: words[10] != "-"}
 	f := &m.figures
-	to := []*float64{3: &f.wall, 4: &f.user, 5: &f.system, 6: &f.peak, 8: &f.stored, 9: &f.added, 11: &f.server}
+	to := []*float64{3: &f.wall, 4: &f.user, 5: &f.system, 6: &f.peak, 8: &f.stored, 9: &f.added, 11: &f.server, 12: &f.apart, 13: &f.waited, 14: &f.changed}
 	for column, figure := range to {
-		if figure == nil || column == 11 && !m.served {
+		if figure == nil || column == 11 && !m.served || column > 11 && words[column] == "-" {
 			continue
+		}
+		if column > 11 {
+			m.extra[column-12] = true
 		}
 		v, err := strconv.ParseFloat(words[column], 64)
 		if err != nil {

@@ -14,6 +14,7 @@ type line struct {
 	// fastest and slowest are wall clock seconds: how much the runs differ.
 	fastest, slowest float64
 	median           figures
+	extra            [3]bool
 	requests         map[string]float64
 }
 
@@ -52,14 +53,18 @@ func summary(tool string, runs []measurement) line {
 		tool: tool, fastest: wall[0], slowest: wall[len(wall)-1],
 		tree: slices.ContainsFunc(runs, func(m measurement) bool { return m.tree }),
 		median: figures{
-			wall:   median(wall),
-			user:   median(of(func(m measurement) float64 { return m.figures.user })),
-			system: median(of(func(m measurement) float64 { return m.figures.system })),
-			peak:   median(of(func(m measurement) float64 { return m.figures.peak })),
-			stored: median(of(func(m measurement) float64 { return m.figures.stored })),
-			added:  median(of(func(m measurement) float64 { return m.figures.added })),
-			server: median(of(func(m measurement) float64 { return m.figures.server })),
+			wall:    median(wall),
+			user:    median(of(func(m measurement) float64 { return m.figures.user })),
+			system:  median(of(func(m measurement) float64 { return m.figures.system })),
+			peak:    median(of(func(m measurement) float64 { return m.figures.peak })),
+			stored:  median(of(func(m measurement) float64 { return m.figures.stored })),
+			added:   median(of(func(m measurement) float64 { return m.figures.added })),
+			server:  median(of(func(m measurement) float64 { return m.figures.server })),
+			apart:   median(of(func(m measurement) float64 { return m.figures.apart })),
+			waited:  median(of(func(m measurement) float64 { return m.figures.waited })),
+			changed: median(of(func(m measurement) float64 { return m.figures.changed })),
 		},
+		extra:    runs[0].extra,
 		requests: map[string]float64{},
 	}
 	for _, m := range runs {
@@ -93,6 +98,7 @@ type table struct {
 	lines     []line
 	compare   line
 	served    bool
+	extra     [3]bool // which of the further columns some line has
 	of        size
 }
 
@@ -112,10 +118,18 @@ func tables(rows []measurement, of size) string {
 			t.compare = t.lines[i]
 		}
 		t.served = slices.ContainsFunc(rows, func(m measurement) bool { return m.operation == operation && m.served })
+		for _, l := range t.lines {
+			for i, measured := range l.extra {
+				t.extra[i] = t.extra[i] || measured
+			}
+		}
 		rendered = append(rendered, t.markdown())
 	}
 	return strings.Join(rendered, "\n")
 }
+
+// speed is the column that says how fast the work was done.
+const speed = 3
 
 // onSegments says that the operation is on WAL segments, not on the cluster.
 func (t table) onSegments() bool { return strings.HasPrefix(t.operation, "archive-") }
@@ -123,11 +137,19 @@ func (t table) onSegments() bool { return strings.HasPrefix(t.operation, "archiv
 func (t table) markdown() string {
 	header := []string{"tool", "wall s (min to max)", "times " + title(t.compare.tool) + "'s", "MB/s", "CPU s (user + system)", "peak MiB", "added MB", "repository MB"}
 	if t.onSegments() {
-		header[3] = "segments/s"
+		header[speed] = "segments/s"
 		header = slices.Insert(header, 5, "CPU ms per segment")
 	}
 	if t.served {
 		header = append(header, "S3 requests", "S3 server's CPU s")
+	}
+	for i, name := range []string{"PostgreSQL's CPU s", "waiting for PostgreSQL s", "CPU ns per changed byte"} {
+		if t.extra[i] {
+			header = append(header, name)
+		}
+	}
+	if t.of.cluster == 0 && !t.onSegments() {
+		header = slices.Delete(header, speed, speed+1)
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "### %s\n\n", strings.ToUpper(t.operation[:1])+t.operation[1:])
@@ -157,11 +179,23 @@ func (t table) cells(l line) []string {
 	}
 	if t.onSegments() {
 		n := float64(t.of.segments)
-		cells[3] = fmt.Sprintf("%.1f", n/f.wall)
+		cells[speed] = fmt.Sprintf("%.1f", n/f.wall)
 		cells = slices.Insert(cells, 5, fmt.Sprintf("%.0f", 1000*(f.user+f.system)/n))
 	}
 	if t.served {
 		cells = append(cells, kinds(l.requests), fmt.Sprintf("%.2f", f.server))
+	}
+	for i, text := range []string{fmt.Sprintf("%.2f", f.apart), fmt.Sprintf("%.2f (%.0f %%)", f.waited, 100*f.waited/f.wall),
+		fmt.Sprintf("%.1f", 1e9*(f.user+f.system)/f.changed)} {
+		switch {
+		case t.extra[i] && l.extra[i]:
+			cells = append(cells, text)
+		case t.extra[i]:
+			cells = append(cells, "")
+		}
+	}
+	if t.of.cluster == 0 && !t.onSegments() {
+		cells = slices.Delete(cells, speed, speed+1)
 	}
 	return cells
 }
@@ -182,5 +216,10 @@ func kinds(requests map[string]float64) string {
 	return fmt.Sprintf("%.0f (%s)", sum, strings.Join(each, ", "))
 }
 
-// title is a tool's name for people.
-func title(tool string) string { return strings.ReplaceAll(tool, "_", " ") }
+// title is a tool's name for people. A PostgreSQL program keeps its own.
+func title(tool string) string {
+	if strings.HasPrefix(tool, "pg_") {
+		return tool
+	}
+	return strings.ReplaceAll(tool, "_", " ")
+}

@@ -6,21 +6,21 @@ import (
 )
 
 // raw are three rounds of two tools.
-const raw = `1	pgbak	full	2.000	3.000	0.500	104857600	process	600000000	590000000	-	-
-1	other_tool	full	8.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
-1	pgbak	restore	1.000	1.000	1.000	52428800	process	600000000	0	-	-
-2	pgbak	full	9.000	3.000	0.500	104857600	process	600000000	590000000	-	-
-2	other_tool	full	4.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
-3	pgbak	full	1.000	3.000	0.500	104857600	process	600000000	590000000	-	-
-3	other_tool	full	6.000	9.000	1.000	209715200	tree	700000000	700000000	-	-
+const raw = `1	pgbak	full	2.000	3.000	0.500	104857600	process	600000000	590000000	-	-	-	-	-
+1	other_tool	full	8.000	9.000	1.000	209715200	tree	700000000	700000000	-	-	-	-	-
+1	pgbak	restore	1.000	1.000	1.000	52428800	process	600000000	0	-	-	-	-	-
+2	pgbak	full	9.000	3.000	0.500	104857600	process	600000000	590000000	-	-	-	-	-
+2	other_tool	full	4.000	9.000	1.000	209715200	tree	700000000	700000000	-	-	-	-	-
+3	pgbak	full	1.000	3.000	0.500	104857600	process	600000000	590000000	-	-	-	-	-
+3	other_tool	full	6.000	9.000	1.000	209715200	tree	700000000	700000000	-	-	-	-	-
 `
 
 // onS3 is one round by way of a server that counted.
-const onS3 = `1	other_tool	archive-push	8.000	3.000	1.000	20971520	tree	50000000	50000000	ListObjectsV2=80,PutObject=80,GetObject=160	4.500
-1	pgbak	archive-push	4.000	2.000	2.000	104857600	process	40000000	40000000	PutObject=80	3.000
-1	no_latency	full by way of a proxy	2.000	3.000	0.500	104857600	process	600000000	590000000	none	0.500
-1	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=1	0.500
-2	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=3,GetObject=2	0.500
+const onS3 = `1	other_tool	archive-push	8.000	3.000	1.000	20971520	tree	50000000	50000000	ListObjectsV2=80,PutObject=80,GetObject=160	4.500	-	-	-
+1	pgbak	archive-push	4.000	2.000	2.000	104857600	process	40000000	40000000	PutObject=80	3.000	-	-	-
+1	no_latency	full by way of a proxy	2.000	3.000	0.500	104857600	process	600000000	590000000	none	0.500	-	-	-
+1	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=1	0.500	-	-	-
+2	50_ms	full by way of a proxy	3.000	3.000	0.500	104857600	process	600000000	590000000	PutObject=3,GetObject=2	0.500	-	-	-
 `
 
 func rendered(t *testing.T, text string) string {
@@ -71,6 +71,30 @@ func TestTablesOnS3(t *testing.T) {
 	}
 }
 
+// increments are two tools that let the server work, one of which says how long it waited.
+const increments = `1	pgbak	incremental	2.000	0.003	0.001	104857600	process	600000000	590000000	-	-	0.250	0.500	16384
+1	pg_basebackup	incremental	1.000	0.010	0.000	104857600	process	600000000	590000000	-	-	0.750	-	16384
+1	pgbak	restore	1.000	1.000	1.000	52428800	process	600000000	0	-	-	-	-	-
+`
+
+func TestTablesOfIncrementals(t *testing.T) {
+	rows, err := parseRows(increments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := tables(rows, size{})
+	for _, want := range []string{
+		"| tool | wall s (min to max) | times pgbak's | CPU s (user + system) | peak MiB | added MB | repository MB | PostgreSQL's CPU s | waiting for PostgreSQL s | CPU ns per changed byte |\n",
+		"| pgbak | 2.00 (2.00 to 2.00) | 1.00 | 0.00 (0.00 + 0.00) | 100 | 590.00 | 600.0 | 0.25 | 0.50 (25 %) | 244.1 |\n",
+		"| pg_basebackup | 1.00 (1.00 to 1.00) | 0.50 | 0.01 (0.01 + 0.00) | 100 | 590.00 | 600.0 | 0.75 |  | 610.4 |\n",
+		"| pgbak | 1.00 (1.00 to 1.00) | 1.00 | 2.00 (1.00 + 1.00) | 50 | 0.00 | 600.0 |\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in:\n%s", want, got)
+		}
+	}
+}
+
 func TestMedian(t *testing.T) {
 	for _, test := range []struct {
 		title  string
@@ -91,9 +115,10 @@ func TestMedian(t *testing.T) {
 
 func TestLinesThatAreNoResultsAreRefused(t *testing.T) {
 	for _, test := range []struct{ title, text, want string }{
-		{"a column is missing", strings.Replace(raw, "\tprocess", "", 1), "line 1 has 11 columns"},
+		{"a column is missing", strings.Replace(raw, "\tprocess", "", 1), "line 1 has 14 columns"},
 		{"a figure is none", strings.Replace(raw, "8.000", "x", 1), "line 2, column 4"},
 		{"a request has no number", strings.Replace(onS3, "PutObject=80", "PutObject", 1), `line 1, column 11: "PutObject"`},
+		{"a further figure is none", strings.Replace(increments, "0.500	16384", "x	16384", 1), "line 1, column 14"},
 		{"the server's CPU time is none", strings.Replace(onS3, "4.500", "-", 1), "line 1, column 12"},
 		{"nothing at all", "", "line 1 has 1 columns"},
 	} {

@@ -14,6 +14,10 @@ type described struct {
 	paths []string
 	ids   [][]byte
 	sizes []uint64 // of the members of a bundle
+	page  uint64   // size of a page
+	pages uint64   // of a kind that has page hashes
+	// hashes are those of the pages; none in a pack without.
+	hashes []uint64
 }
 
 // footer is section 7: it checks header and tail of a pack and reads its footer.
@@ -48,14 +52,34 @@ func (r *repository) footer(key string) ([]described, error) {
 	end := uint64(offset - hashes)
 	if hashes > 0 && err == nil {
 		typ, content, err = r.block(&cursor{b: object[end:offset]}, operation, key, 1)
-		if err != nil || typ != 'X' || len(content)%8 != 0 {
+		if err != nil || typ != 'X' {
 			return nil, damage("page hashes of %s: %v", key, err)
 		}
+		err = dealHashes(&cursor{b: content}, frames)
 	}
 	if err == nil && (len(frames) != int(count) || frames[0].offset != uint64(head)+8 || frames[count-1].offset+frames[count-1].stored != end) {
 		err = damage("frames of %s do not fill it", key)
 	}
 	return frames, err
+}
+
+// dealHashes gives each frame the hashes of its pages: section 7.4.
+func dealHashes(c *cursor, frames []described) error {
+	for i := range frames {
+		for range frames[i].pages {
+			frames[i].hashes = append(frames[i].hashes, c.u64())
+		}
+	}
+	return c.end()
+}
+
+// pageSeed is section 7.4.
+func (r *repository) pageSeed() (uint64, error) {
+	id, err := r.contentID([]byte("pgbak page hashes " + r.id))
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(id), nil
 }
 
 // readFooter is section 7.3.
@@ -68,7 +92,7 @@ func readFooter(c *cursor, p pack) (frames []described, err error) {
 		paths = append(paths, before)
 	})
 	c.each(func() {
-		d := described{kind: c.u8(), frame: frame{pack: p, ordinal: uint64(len(frames)), offset: offset}}
+		d := described{kind: c.u8(), page: page, frame: frame{pack: p, ordinal: uint64(len(frames)), offset: offset}}
 		d.codec, d.stored, d.plain = c.u8(), c.uvarint(), c.uvarint()
 		offset += d.stored
 		switch d.kind {
@@ -81,13 +105,14 @@ func readFooter(c *cursor, p pack) (frames []described, err error) {
 		case 1, 3:
 			d.ids = append(d.ids, c.bytes(32))
 			d.paths = append(d.paths, paths[c.below(len(paths))])
-			pages := uint64(0)
+			d.pages = (d.plain + page - 1) / page
 			if d.kind == 1 {
 				c.uvarint()
 			} else {
-				c.each(func() { c.uvarint(); pages++ })
-				if (d.plain+page-1)/page != pages {
-					c.err = damage("a delta frame of %d bytes with %d pages", d.plain, pages)
+				named := uint64(0)
+				c.each(func() { c.uvarint(); named++ })
+				if d.pages != named {
+					c.err = damage("a delta frame of %d bytes with %d pages", d.plain, named)
 				}
 			}
 		default:

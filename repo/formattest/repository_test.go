@@ -19,6 +19,7 @@ import (
 // repository is a directory of objects.
 type repository struct {
 	dir         string
+	id          string
 	idAlgorithm string
 	secrets     *secrets // nil in a plain repository
 	identity    age.Identity
@@ -92,7 +93,7 @@ func open(dir, passphrase string) (*repository, error) {
 	if config.Version != 1 || len(config.Features.Read) > 0 {
 		return nil, errors.New("newer format")
 	}
-	r.idAlgorithm = config.IDAlgorithm
+	r.id, r.idAlgorithm = config.ID, config.IDAlgorithm
 	if config.Encryption == "none" {
 		return r, nil
 	}

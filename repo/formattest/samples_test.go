@@ -9,18 +9,24 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zeebo/xxh3"
 )
 
 const samples = "../../testdata/repository"
 
-// repositories are the samples of version 1 with their passphrases.
-var repositories = map[string]string{"v1-plain": "", "v1-encrypted": "the passphrase of the sample repository"}
+// repositories are the samples of version 1 with their passphrases and lists.
+var repositories = map[string]struct{ passphrase, list string }{
+	"v1-plain":       {"", "v1.txt"},
+	"v1-encrypted":   {"the passphrase of the sample repository", "v1.txt"},
+	"v1-incremental": {"the passphrase of the sample repository", "v1-incremental.txt"},
+}
 
 // eachSample opens every sample.
 func eachSample(t *testing.T, test func(t *testing.T, r *repository)) {
-	for name, passphrase := range repositories {
+	for name, sample := range repositories {
 		t.Run(name, func(t *testing.T) {
-			r, err := open(filepath.Join(samples, name), passphrase)
+			r, err := open(filepath.Join(samples, name), sample.passphrase)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -30,11 +36,11 @@ func eachSample(t *testing.T, test func(t *testing.T, r *repository)) {
 }
 
 func TestSamplesHoldWhatTheListSays(t *testing.T) {
-	want, err := os.ReadFile(filepath.Join(samples, "v1.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	eachSample(t, func(t *testing.T, r *repository) {
+		want, err := os.ReadFile(filepath.Join(samples, repositories[filepath.Base(r.dir)].list))
+		if err != nil {
+			t.Fatal(err)
+		}
 		lines := append(backupLines(t, r), walLines(t, r)...)
 		slices.Sort(lines)
 		wanted := strings.Split(strings.TrimSuffix(string(want), "\n"), "\n")
@@ -134,6 +140,7 @@ func TestPacksDescribeThemselves(t *testing.T) {
 			t.Fatal(err)
 		}
 		kinds := map[byte]int{}
+		hashed := 0
 		for _, key := range keys {
 			frames, err := r.footer(key)
 			if err != nil {
@@ -151,10 +158,14 @@ func TestPacksDescribeThemselves(t *testing.T) {
 					t.Fatal(err)
 				}
 				checkIDs(t, r, d, content)
+				hashed += checkHashes(t, r, d, content)
 			}
 		}
 		if len(kinds) != 3 {
 			t.Errorf("kinds of frames: %v, want three", kinds)
+		}
+		if want := filepath.Base(r.dir) == "v1-incremental"; want != (hashed > 0) {
+			t.Errorf("%d pages have hashes", hashed)
 		}
 	})
 }
@@ -176,6 +187,52 @@ func checkIDs(t *testing.T, r *repository, d described, content []byte) {
 	}
 }
 
+// checkHashes is section 7.4; it gives the number of pages.
+func checkHashes(t *testing.T, r *repository, d described, content []byte) int {
+	t.Helper()
+	seed, err := r.pageSeed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range d.hashes {
+		page := content[uint64(i)*d.page : min(uint64(i+1)*d.page, uint64(len(content)))]
+		if got := xxh3.HashSeed(page, seed); got != want {
+			t.Errorf("hash of page %d of %s: %016x, want %016x", i, d.paths[0], got, want)
+		}
+	}
+	return len(d.hashes)
+}
+
+// TestPinsNameWhatTheyResume: section 4.4.
+func TestPinsNameWhatTheyResume(t *testing.T) {
+	eachSample(t, func(t *testing.T, r *repository) {
+		keys, err := r.keys("pins/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resumed := 0
+		for _, key := range keys {
+			var pin struct {
+				Operation string   `json:"operation"`
+				Resumes   []string `json:"resumes"`
+			}
+			if _, err := r.document(key, "pgbak-pin", &pin); err != nil || key != "pins/"+pin.Operation {
+				t.Errorf("%s: %v", key, err)
+			}
+			for _, operation := range pin.Resumes {
+				packs, err := r.keys("packs/" + operation + "/")
+				if err != nil || len(packs) == 0 {
+					t.Errorf("%s resumes %s, of which there are %d packs, %v", key, operation, len(packs), err)
+				}
+				resumed++
+			}
+		}
+		if want := filepath.Base(r.dir) == "v1-incremental"; want != (resumed > 0) {
+			t.Errorf("%d operations are resumed", resumed)
+		}
+	})
+}
+
 // TestManifestsListAllThatTheyNeed: section 9.2.
 func TestManifestsListAllThatTheyNeed(t *testing.T) {
 	eachSample(t, func(t *testing.T, r *repository) {
@@ -191,7 +248,7 @@ func TestManifestsListAllThatTheyNeed(t *testing.T) {
 			if m == nil {
 				continue
 			}
-			only := &repository{dir: t.TempDir(), idAlgorithm: r.idAlgorithm, secrets: r.secrets, identity: r.identity}
+			only := &repository{dir: t.TempDir(), id: r.id, idAlgorithm: r.idAlgorithm, secrets: r.secrets, identity: r.identity}
 			needed := []string{key}
 			for _, p := range m.packs {
 				needed = append(needed, p.key("packs"))
