@@ -64,6 +64,7 @@ type oracle struct {
 	checksums bool
 	work      *workload
 	crashed   int
+	during    int64 // actions that succeeded while a backup ran
 }
 
 func newOracle(t *testing.T, major int, seed uint64) *oracle {
@@ -168,7 +169,10 @@ func (o *oracle) take(t *testing.T, st storage.Store, typ repo.BackupType) repo.
 	t.Helper()
 	o.work.calm.Lock()
 	defer o.work.calm.Unlock()
-	return o.takeInto(t, st, typ)
+	before := o.work.done.Load()
+	b := o.takeInto(t, st, typ)
+	o.during += o.work.done.Load() - before
+	return b
 }
 
 // withoutWAL hides a segment from what looks for changes: the server has no need of
@@ -239,9 +243,9 @@ func (o *oracle) report(t *testing.T) {
 			total += n
 		}
 	}
-	t.Logf("%d actions, %d crashes: %v", total, o.crashed, done)
-	if total < 20 || len(done) < 10 {
-		t.Errorf("only %d actions of %d kinds succeeded", total, len(done))
+	t.Logf("%d actions, %d of them during backups, %d crashes: %v", total, o.during, o.crashed, done)
+	if total < 20 || len(done) < 10 || o.during < 5 {
+		t.Errorf("only %d actions of %d kinds succeeded, %d during backups", total, len(done), o.during)
 	}
 }
 
