@@ -218,12 +218,13 @@ func TestScatterIsWhatARestoreReads(t *testing.T) {
 func TestAScatteredFileIsStoredInOnePiece(t *testing.T) {
 	s := testRepository(t, mem.New(), "")
 	content := rows(6*windowBytes, 1)
+	rng := rand.New(rand.NewPCG(6, 6))
 	label := patchedBackup(t, s, Full, content, everyPage, true)
-	for n := 0; fileOf(t, s, label).scatter() < rebaseMax; n++ {
-		if n == 30 {
+	for n := 0; fileOf(t, s, label).scatter() <= rebaseAt(patchedFile); n++ {
+		if n == 60 {
 			t.Fatalf("scatter %f", fileOf(t, s, label).scatter())
 		}
-		now := patched(content, uint64(100*n), n, n+20, n+40, n+60)
+		now := patched(content, uint64(100*n), rng.Perm(6 * PagesPerFrame)[:5]...)
 		label = patchedBackup(t, s, Incremental, now, changedPages(content, now, Incremental), false)
 		content = now
 	}
