@@ -60,7 +60,10 @@ func TestAnUnchangedFileNamesItsParentsMap(t *testing.T) {
 	old := rows(4*windowBytes+5*testPage+100, 1)
 	patchedBackup(t, s, Full, old, everyPage, true)
 	now := patched(old, 50, 3, 20, 21)
-	patchedBackup(t, s, Incremental, now, changedPages(old, now, Incremental), false)
+	m := fileOf(t, s, patchedBackup(t, s, Incremental, now, changedPages(old, now, Incremental), false))
+	if _, ok := m.alignedFrame(4); !ok {
+		t.Error("the last window is not taken over as a whole")
+	}
 	h, err := beginPatched(t, s, Incremental, now, changedPages(now, now, Incremental), false).Commit(BackupHeader{})
 	if err != nil || h.AddedSize != 0 {
 		t.Errorf("%d bytes added, %v", h.AddedSize, err)
