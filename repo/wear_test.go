@@ -60,7 +60,10 @@ func TestAnUnchangedFileNamesItsParentsMap(t *testing.T) {
 	old := rows(4*windowBytes+5*testPage+100, 1)
 	patchedBackup(t, s, Full, old, everyPage, true)
 	now := patched(old, 50, 3, 20, 21)
-	patchedBackup(t, s, Incremental, now, changedPages(old, now, Incremental), false)
+	m := fileOf(t, s, patchedBackup(t, s, Incremental, now, changedPages(old, now, Incremental), false))
+	if _, ok := m.alignedFrame(4); !ok {
+		t.Error("the last window is not taken over as a whole")
+	}
 	h, err := beginPatched(t, s, Incremental, now, changedPages(now, now, Incremental), false).Commit(BackupHeader{})
 	if err != nil || h.AddedSize != 0 {
 		t.Errorf("%d bytes added, %v", h.AddedSize, err)
@@ -218,12 +221,13 @@ func TestScatterIsWhatARestoreReads(t *testing.T) {
 func TestAScatteredFileIsStoredInOnePiece(t *testing.T) {
 	s := testRepository(t, mem.New(), "")
 	content := rows(6*windowBytes, 1)
+	rng := rand.New(rand.NewPCG(6, 6))
 	label := patchedBackup(t, s, Full, content, everyPage, true)
-	for n := 0; fileOf(t, s, label).scatter() < rebaseMax; n++ {
-		if n == 30 {
+	for n := 0; fileOf(t, s, label).scatter() <= rebaseAt(patchedFile); n++ {
+		if n == 60 {
 			t.Fatalf("scatter %f", fileOf(t, s, label).scatter())
 		}
-		now := patched(content, uint64(100*n), n, n+20, n+40, n+60)
+		now := patched(content, uint64(100*n), rng.Perm(6 * PagesPerFrame)[:5]...)
 		label = patchedBackup(t, s, Incremental, now, changedPages(content, now, Incremental), false)
 		content = now
 	}

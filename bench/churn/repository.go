@@ -9,7 +9,6 @@ import (
 
 	"github.com/pgbak/pgbak/internal/crc32c"
 	"github.com/pgbak/pgbak/repo"
-	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/mem"
 	"github.com/pgbak/pgbak/storage/metrics"
 )
@@ -38,7 +37,6 @@ type store struct {
 	objects map[string]int // how many kept backups need it
 	frames  map[repo.FrameUse]int
 	pages   map[page]int
-	full    repo.Label // the newest
 }
 
 func newStore(ctx context.Context, packs int) (*store, error) {
@@ -333,5 +331,3 @@ func (b *writer) differing(f, n int) (set repo.PageSet) {
 	}
 	return set
 }
-
-var _ storage.Store = (*metrics.Store)(nil)
