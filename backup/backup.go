@@ -303,7 +303,9 @@ func (r *run) commitTo(d *destination) error {
 	if p := d.writer.Parent(); p != nil && p.Err() != nil {
 		r.warnOf(d, "parent %s could not be read completely, its content was stored again: %v", p.Label(), p.Err())
 	}
-	h, err := d.writer.Commit(r.header)
+	h := r.header
+	h.StopWALID = d.stopWAL.String()
+	h, err := d.writer.Commit(h)
 	if h.Operation != "" {
 		d.header = h // the writer is done with, whatever came of it
 	}

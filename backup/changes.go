@@ -49,6 +49,9 @@ func (r *run) findChanges(ctx context.Context, control postgres.Control) (change
 		return changes{way: WayFull, reason: r.whyFull()}, nil
 	}
 	s, err := r.spanSince(ctx, parents, control)
+	if err == nil {
+		err = r.proveArchive(ctx)
+	}
 	if err != nil {
 		return r.compareAll(ctx, err.Error())
 	}
@@ -128,6 +131,31 @@ func (s span) proveParent(p repo.BackupHeader, control postgres.Control) error {
 	case p.Start.LSN == 0 || p.Stop.LSN <= p.Start.LSN || p.Stop.LSN > s.to:
 		// A page that the parent copied must be older than where recovery begins.
 		return fmt.Errorf("%s, from %s to %s, does not lie before this backup, which begins at %s", p.Label, p.Start.LSN, p.Stop.LSN, s.to)
+	}
+	return nil
+}
+
+// proveArchive proves that the archive leads on from each parent. A copy of the
+// cluster, or the cluster before its files were set back, can have archived and
+// taken the parent on the same timeline: then the WAL in which the parent ended
+// is gone from the archive, or another, by the time that this server can archive.
+func (r *run) proveArchive(ctx context.Context) error {
+	for _, d := range r.to.all {
+		if d.failed.Load() || d.writer.Type() == repo.Full {
+			continue
+		}
+		p := d.writer.Parent().Header()
+		f, err := postgres.ParseWALFile(p.Stop.WAL, d.identity.SegmentSize)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Label, err)
+		}
+		id, err := d.Stanza.WALContentID(ctx, d.identity, f)
+		if err != nil {
+			return fmt.Errorf("whether the archive leads on from %s: %w", p.Label, err)
+		}
+		if id.String() != p.StopWALID {
+			return fmt.Errorf("the archived WAL segment %s is not the one that %s ended in", p.Stop.WAL, p.Label)
+		}
 	}
 	return nil
 }

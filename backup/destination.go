@@ -25,6 +25,9 @@ type destination struct {
 	// empty before.
 	header repo.BackupHeader
 	exists bool // the backup: what was sent has arrived
+	// stopWAL is the content id of the WAL segment that was read back last, in
+	// which the backup ended.
+	stopWAL repo.ContentID
 
 	failed atomic.Bool
 	mu     sync.Mutex // guards what follows, and the parent against being read and closed at once

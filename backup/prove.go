@@ -168,6 +168,7 @@ func (r *run) readBack(d *destination, f postgres.WALFile, wanted bool) ([]byte,
 		return nil, fmt.Errorf("read back WAL: %w", err)
 	}
 	defer in.Close()
+	d.stopWAL = in.ContentID()
 	if !wanted {
 		_, err := io.Copy(io.Discard, in)
 		return nil, err

@@ -117,7 +117,13 @@ func (s *streamedFiles) proveSpan(ctx context.Context, parents []repo.BackupHead
 			s.changes.from = p.Start.LSN
 		}
 	}
+	if err := s.proveArchive(ctx); err != nil {
+		return errNoIncremental{err.Error()}
+	}
 	_, err = s.conn.RelationLimits(ctx, s.layout.Timeline, s.changes.from, now.LSN) // is it allowed?
+	if _, ok := errors.AsType[*postgres.SummaryGapError](err); ok {
+		return nil // not all are made yet; the server itself waits for them
+	}
 	return err
 }
 

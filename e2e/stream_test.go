@@ -267,6 +267,7 @@ func TestStreamSaysWhyTheServerSendsEverything(t *testing.T) {
 	// A hole: what was written before the summarizer began is in no summary.
 	h.Exec(t, "SELECT pg_switch_wal()")
 	h.Exec(t, "CHECKPOINT")
+	h.WaitFor(t, "SELECT count(*) > 0 FROM pg_available_wal_summaries()", "t", time.Minute)
 	for _, f := range must(filepath.Glob(filepath.Join(h.DataDir, "pg_wal/summaries/*.summary")))(t) {
 		if err := os.Remove(f); err != nil {
 			t.Fatal(err)

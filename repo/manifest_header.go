@@ -19,6 +19,9 @@ type BackupHeader struct {
 	Start     BackupPoint       `json:"start"`
 	Stop      BackupPoint       `json:"stop"`
 	PageSize  int               `json:"page-size"` // bytes
+	// StopWALID is the content id of Stop.WAL as archived here: by it a later
+	// backup knows that the archive still leads on from this one.
+	StopWALID string `json:"stop-wal-content-id,omitempty"`
 	// Features name what a reader of this backup must know; version 1 has none.
 	Features []string `json:"features,omitempty"`
 

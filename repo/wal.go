@@ -155,13 +155,9 @@ func (s *Stanza) readBackWAL(ctx context.Context, id Identity, f postgres.WALFil
 
 // compareWAL decides a clash by the header of what is there, which a checksum protects.
 func (s *Stanza) compareWAL(ctx context.Context, key, name string, content ContentID, size int64) error {
-	b, err := readPrefix(ctx, s.repo.store, key, walHeaderFixed+maxWrapped+8)
+	h, err := s.repo.readWALHeader(ctx, key)
 	if err != nil {
 		return fmt.Errorf("compare WAL file %s with what is archived: %w", name, err)
-	}
-	h, _, err := decodeWALHeader(key, b, s.repo.keys != nil)
-	if err != nil {
-		return err
 	}
 	if h.id == content && h.size == size {
 		return nil
@@ -169,6 +165,22 @@ func (s *Stanza) compareWAL(ctx context.Context, key, name string, content Conte
 	return hint.Wrap(fmt.Errorf("WAL file %s: %w: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
 		name, ErrWALConflict, key, s.repo.location(), h.size, h.id.short(), size, content.short()),
 		"two clusters may be archiving to stanza %s, or this one was rewound: compare 'SELECT system_identifier FROM pg_control_system()' and the timelines of all of them; nothing was overwritten.", s.name)
+}
+
+// WALContentID gives the content id of an archived WAL file, by its header alone.
+// The error is storage.ErrNotExist if the file is not archived.
+func (s *Stanza) WALContentID(ctx context.Context, id Identity, f postgres.WALFile) (ContentID, error) {
+	h, err := s.repo.readWALHeader(ctx, walKey(s.name, id, f))
+	return h.id, err
+}
+
+func (r *Repository) readWALHeader(ctx context.Context, key string) (walHeader, error) {
+	b, err := readPrefix(ctx, r.store, key, walHeaderFixed+maxWrapped+8)
+	if err != nil {
+		return walHeader{}, err
+	}
+	h, _, err := decodeWALHeader(key, b, r.keys != nil)
+	return h, err
 }
 
 func (id ContentID) short() string { return id.String()[:16] }

@@ -93,6 +93,9 @@ func (r *WALReader) open() error {
 // RawSize is the length of the plain content in bytes.
 func (r *WALReader) RawSize() int64 { return r.header.size }
 
+// ContentID is what the object's header says of the plain content.
+func (r *WALReader) ContentID() ContentID { return r.header.id }
+
 // Close ends reading.
 func (r *WALReader) Close() error { return r.body.Close() }
 

@@ -203,11 +203,7 @@ func (s *Stanza) WALSummary(ctx context.Context, id Identity, f postgres.WALFile
 
 // noSummary tells a summary that is torn from one that never was.
 func (s *Stanza) noSummary(ctx context.Context, key string) error {
-	b, err := readPrefix(ctx, s.repo.store, key, walHeaderFixed+maxWrapped+8)
-	if err != nil {
-		return err
-	}
-	h, _, err := decodeWALHeader(key, b, s.repo.keys != nil)
+	h, err := s.repo.readWALHeader(ctx, key)
 	if err != nil {
 		return err
 	}

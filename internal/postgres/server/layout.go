@@ -41,6 +41,8 @@ type RelationLimit struct {
 // RelationLimits gives the forks that were truncated or created in the WAL from
 // from up to to on a timeline, as the server's WAL summaries tell. It is of
 // PostgreSQL 17 and later, and needs the right to run pg_wal_summary_contents.
+// The error is a *postgres.SummaryGapError if there are not summaries of all of
+// this WAL: the server makes them with delay, and removes old ones at any time.
 func (c *Conn) RelationLimits(ctx context.Context, tli postgres.Timeline, from, to postgres.LSN) ([]RelationLimit, error) {
 	rows, err := c.query(ctx, "read the server's WAL summaries", `
 		SELECT reltablespace, reldatabase, relfilenode, relforknumber, min(relblocknumber)
@@ -63,5 +65,26 @@ func (c *Conn) RelationLimits(ctx context.Context, tli postgres.Timeline, from, 
 		}
 		limits[i] = l
 	}
-	return limits, nil
+	files, err := c.summaries(ctx) // that are there now were there before
+	if err == nil {
+		_, err = postgres.CoverSummaries(files, postgres.History{Timeline: tli}, tli, from, to)
+	}
+	return limits, err
+}
+
+// summaries lists the server's WAL summaries.
+func (c *Conn) summaries(ctx context.Context) ([]postgres.SummaryFile, error) {
+	rows, err := c.query(ctx, "list the server's WAL summaries", "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()")
+	if err != nil {
+		return nil, err
+	}
+	files := make([]postgres.SummaryFile, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		files[i] = postgres.SummaryFile{Timeline: postgres.Timeline(r.number("tli")), Start: r.lsn("start_lsn"), End: r.lsn("end_lsn")}
+		if r.err != nil {
+			return nil, r.err
+		}
+	}
+	return files, nil
 }
