@@ -24,6 +24,7 @@ type run struct {
 	conn     *server.Conn
 	session  sync.Mutex // held while the session is asked by one of several
 	info     server.Info
+	primary  *primary // of the standby that is backed up; nil when the server is a primary itself
 	control  postgres.Control
 	to       *destinations
 	identity repo.Identity     // of the cluster; its number is that of one of the repositories
@@ -49,12 +50,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	if len(r.o.Repositories) == 0 {
 		return Result{}, errors.New("backup: no repository is given")
 	}
-	var err error
-	if r.source, err = newSource(r); err != nil {
-		return Result{}, err
-	}
 	r.to = newDestinations(ctx, r.o)
-	err = r.steps(ctx)
+	err := r.steps(ctx)
 	r.close()
 	r.to.close(ctx)
 	result := Result{Duration: o.Clock().Sub(r.began), Timings: r.timings, Warnings: r.warnings}
@@ -89,11 +86,13 @@ func (r *run) steps(ctx context.Context) error {
 	return nil
 }
 
-// close ends the session, which makes the server forget a backup not stopped.
+// close ends the sessions, which makes a server forget a backup not stopped.
 func (r *run) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	r.source.Close(ctx)
+	if r.source != nil {
+		r.source.Close(ctx)
+	}
 	if r.conn != nil {
 		_ = r.conn.Close(ctx)
 	}
@@ -119,7 +118,10 @@ func (r *run) connect(ctx context.Context) (err error) {
 	if r.conn, err = server.Connect(ctx, r.o.Connection); err != nil {
 		return err
 	}
-	r.info, err = r.conn.Info(ctx)
+	if r.info, err = r.conn.Info(ctx); err != nil {
+		return err
+	}
+	r.source, err = newSource(ctx, r)
 	return err
 }
 
@@ -127,12 +129,8 @@ func (r *run) connect(ctx context.Context) (err error) {
 // stanza of another cluster is its repository's failure alone.
 func (r *run) checkCluster(ctx context.Context) error {
 	var problems []readiness.Problem
-	pgdata := r.o.PGData
-	if r.o.From == FromStream {
-		pgdata = r.info.DataDirectory // whatever this host has there
-	}
 	if err := r.to.each(ctx, func(_ int, d *destination) error {
-		found := readiness.Problems(r.info, pgdata, d.identity)
+		found := r.problems(d.identity)
 		if err := readiness.Fatal(found); errors.Is(err, repo.ErrIdentityMismatch) {
 			return err
 		}
@@ -174,19 +172,18 @@ func article(t repo.BackupType) string {
 
 // start proves that WAL reaches the repository and starts the backup. The
 // server's checkpoint runs while the archiver works; nothing is copied before
-// both are done.
+// both are done and the start stands in the files.
 func (r *run) start(ctx context.Context) error {
-	switched, err := r.conn.SwitchWAL(ctx)
+	switched, err := r.writer().SwitchWAL(ctx)
 	if err != nil {
 		return err
 	}
-	proof := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: switched.Segment(r.identity.SegmentSize)}
 	r.header.Start.Time = r.info.Now
 	if r.header.Start.LSN, err = r.source.Start(ctx, "pgbak "+string(r.to.first().writer.Label())); err != nil {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.waitFor(gctx, "before the backup", []postgres.WALFile{proof}) })
+	g.Go(func() error { return r.waitFor(gctx, "before the backup", []postgres.WALFile{r.segment(switched)}) })
 	g.Go(func() (err error) {
 		r.control, err = r.source.Settle(gctx, r.header.Start.LSN)
 		return err
@@ -195,7 +192,7 @@ func (r *run) start(ctx context.Context) error {
 		return err
 	}
 	if r.control.Timeline != r.info.Timeline {
-		return fmt.Errorf("pg_control of the data directory is on timeline %d, the server on %d", r.control.Timeline, r.info.Timeline)
+		return fmt.Errorf("pg_control of the data directory is on timeline %d, the server that writes WAL on %d", r.control.Timeline, r.info.Timeline)
 	}
 	r.header.Timeline = r.info.Timeline
 	return r.describe(ctx)
@@ -237,8 +234,8 @@ func (r *run) watch(ctx context.Context, copied <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil // the copy says why
 		case <-tick.C:
-			if err := r.conn.Ping(ctx); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("the session that holds the backup is lost: %w", err)
+			if err := r.ping(ctx); err != nil && ctx.Err() == nil {
+				return err
 			}
 		}
 	}
@@ -256,7 +253,7 @@ func (r *run) stop(ctx context.Context) error {
 	if err := r.checkLabel(result.StopResult); err != nil {
 		return err
 	}
-	after, err := r.conn.Info(ctx)
+	after, err := r.writer().Info(ctx)
 	if err != nil {
 		return err
 	}
@@ -280,9 +277,11 @@ func (r *run) stop(ctx context.Context) error {
 	})
 }
 
-func (r *run) walName(lsn postgres.LSN) string {
-	f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.header.Timeline, Segment: lsn.Segment(r.identity.SegmentSize)}
-	return f.Name(r.identity.SegmentSize)
+func (r *run) walName(lsn postgres.LSN) string { return r.segment(lsn).Name(r.identity.SegmentSize) }
+
+// segment is the one that holds lsn, on the timeline that is written now.
+func (r *run) segment(lsn postgres.LSN) postgres.WALFile {
+	return postgres.WALFile{Kind: postgres.WALSegment, Timeline: r.info.Timeline, Segment: lsn.Segment(r.identity.SegmentSize)}
 }
 
 // commit puts the manifests: a backup exists from there on.

@@ -200,7 +200,9 @@ func (c *copier) worker(ctx context.Context) error {
 		return err
 	}
 	for i, d := range c.to.all {
-		framers.Resume(i, d.writer.Resumption())
+		if d.writer != nil { // else it has failed to begin
+			framers.Resume(i, d.writer.Resumption())
+		}
 	}
 	for t := range c.work {
 		for i, d := range c.to.all {

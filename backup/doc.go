@@ -7,6 +7,10 @@
 // pg_control, pg_backup_stop, wait for every WAL segment from start to stop,
 // prove it, and put the manifest: from then on the backup exists.
 //
+// The files are those of a primary on this host, or of a standby: then the
+// backup is begun and ended on both servers, and what concerns WAL is asked of
+// the primary (standby.go).
+//
 // Copying is a pipeline that keeps the order of the walk and whose memory is
 // proportional to the number of workers:
 //

@@ -21,8 +21,11 @@ type Options struct {
 	From       From
 	PGData     string // the data directory as this host sees it; not used for FromStream
 	Connection string // a libpq connection string
-	Type       repo.BackupType
-	Processes  int // workers; 1 when 0
+	// Primary is a libpq connection string that leads to the primary; for
+	// FromStandby and FromPreferStandby only.
+	Primary   string
+	Type      repo.BackupType
+	Processes int // workers; 1 when 0
 	// StartFast asks for an immediate checkpoint instead of a spread one.
 	StartFast bool
 	// ArchiveTimeout bounds each wait for a WAL segment to reach the repository.
@@ -43,8 +46,18 @@ type Options struct {
 // From tells where the files of a backup come from.
 type From string
 
-// FromLocal is the data directory of a primary, read on this host.
-const FromLocal From = "local"
+const (
+	// FromLocal is the data directory of a primary, read on this host.
+	FromLocal From = "local"
+	// FromStandby is that of a standby on this host; start and end of the backup
+	// are coordinated with its primary.
+	FromStandby From = "standby"
+	// FromPreferStandby is the server on this host, whatever it is now: a
+	// standby as FromStandby, a primary as FromLocal.
+	FromPreferStandby From = "prefer-standby"
+	// FromStream is a server that sends its files over the replication protocol.
+	FromStream From = "stream"
+)
 
 func (o Options) withDefaults() Options {
 	if o.Type == "" {

@@ -70,7 +70,7 @@ func (r *run) waitFor(ctx context.Context, when string, files []postgres.WALFile
 			Archiver: func(ctx context.Context) (string, error) {
 				r.session.Lock()
 				defer r.session.Unlock()
-				s, err := r.conn.ArchiverStatus(ctx)
+				s, err := r.writer().ArchiverStatus(ctx)
 				return s.String(), err
 			},
 		})
@@ -166,7 +166,7 @@ func (r *run) readBack(d *destination, f postgres.WALFile, wanted bool) ([]byte,
 		return data.Bytes(), ignoreAbsent(err)
 	}
 	// The server may have recycled the file while it was read: then its name is gone.
-	if _, err := os.Stat(name); err == nil && !bytes.Equal(own, data.Bytes()) {
+	if _, err := os.Stat(name); err == nil && !bytes.Equal(r.comparable(f, own), r.comparable(f, data.Bytes())) {
 		return nil, r.unusableWAL(d, f, errors.New("the server's own file has other content"))
 	}
 	return data.Bytes(), nil

@@ -13,9 +13,6 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// FromStream is a server that sends its files over the replication protocol.
-const FromStream From = "stream"
-
 // Source is where the files of a cluster come from and how a backup of them is
 // bracketed. The methods are called once each, in this order; on an error the
 // run ends, and closing its sessions ends what the server began.
@@ -55,13 +52,17 @@ type localFiles struct {
 
 // Check compares pg_control, which is what the files say, with the stanzas.
 func (l *localFiles) Check(ctx context.Context) error {
+	return l.checkFiles(ctx, postgres.ControlInProduction)
+}
+
+func (l *localFiles) checkFiles(ctx context.Context, want postgres.ControlState) error {
 	_, control, err := readControl(ctx, l.o.PGData)
 	if err != nil {
 		return err
 	}
-	if control.State != postgres.ControlInProduction {
-		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not in production", l.o.PGData, control.State),
-			"pgdata must be the data directory of the primary that connection leads to.")
+	if control.State != want {
+		return hint.Wrap(fmt.Errorf("pg_control in %s says that its cluster is %s, not %s", l.o.PGData, control.State, want),
+			"pgdata must be the data directory of the running server that connection leads to.")
 	}
 	if control.SystemID != l.info.SystemID {
 		return hint.Wrap(fmt.Errorf("%s: %w: its system identifier is %d, stanza %s belongs to %s", l.o.PGData,
@@ -123,33 +124,45 @@ func (l *localFiles) Copy(ctx context.Context) error {
 
 // Stop reads pg_control and ends the backup by pg_backup_stop.
 func (l *localFiles) Stop(ctx context.Context) (Stopped, error) {
-	var s Stopped
-	content, control, err := readControl(ctx, l.o.PGData)
-	if err != nil {
-		return s, err
+	s, _, err := l.lastFile(ctx)
+	if err == nil {
+		s.StopResult, err = l.conn.StopBackup(ctx)
+	}
+	return s, err
+}
+
+// lastFile reads pg_control and proves that all files were those of one cluster.
+func (l *localFiles) lastFile(ctx context.Context) (s Stopped, control postgres.Control, err error) {
+	if s.Control, control, err = readControl(ctx, l.o.PGData); err != nil {
+		return s, control, err
 	}
 	if control.SystemID != l.identity.SystemID || control.Timeline != l.header.Timeline {
-		return s, fmt.Errorf("%s became another cluster or timeline during the backup", l.o.PGData)
+		return s, control, fmt.Errorf("%s became another cluster or timeline during the backup", l.o.PGData)
 	}
-	if err := l.checkTablespaces(ctx); err != nil {
-		return s, err
-	}
-	s.Control = content
 	s.Owner, s.Group = l.clusterOwner()
-	s.StopResult, err = l.conn.StopBackup(ctx)
-	return s, err
+	return s, control, l.checkTablespaces(ctx)
 }
 
 // Close has nothing to do: the session is the run's.
 func (l *localFiles) Close(context.Context) {}
 
-// newSource makes the source that the options name.
-func newSource(r *run) (Source, error) {
-	switch r.o.From {
+// newSource makes the source that the options name, for the server that is there.
+func newSource(ctx context.Context, r *run) (Source, error) {
+	from := r.o.From
+	if from == FromPreferStandby && !r.info.InRecovery {
+		r.o.Log.Info("the server is not a standby, the backup is that of a primary")
+		from = FromLocal
+	} else if from == FromPreferStandby {
+		from = FromStandby
+	}
+	r.header.Source = string(from)
+	switch from {
 	case FromLocal:
 		return &localFiles{run: r}, nil
 	case FromStream:
 		return &streamedFiles{run: r}, nil
+	case FromStandby:
+		return &standbyFiles{localFiles{run: r}}, r.connectPrimary(ctx)
 	}
-	return nil, hint.Wrap(fmt.Errorf("backup from %q is not supported", r.o.From), "use --from local or --from stream.")
+	return nil, hint.Wrap(fmt.Errorf("backup from %q is not supported", r.o.From), "use --from local, --from standby, --from prefer-standby or --from stream.")
 }

@@ -65,7 +65,6 @@ func (s *streamedFiles) Check(ctx context.Context) (err error) {
 
 // Start begins the base backup: one with changes only, if the server can make it.
 func (s *streamedFiles) Start(ctx context.Context, label string) (postgres.LSN, error) {
-	s.header.Source = string(FromStream)
 	o := server.BaseBackupOptions{Label: label, Fast: s.o.StartFast, MaxRate: s.o.MaxRate}
 	err := s.uploadParents(ctx)
 	if err == nil && s.changes.incremental {

@@ -119,6 +119,9 @@ func (a *awkward) upset(t *testing.T) {
 // several moments, and upsets the cluster there.
 func TestAnAwkwardClusterIsUpsetDuringTheCopy(t *testing.T) {
 	for _, major := range pgtest.Majors() {
+		if major != 13 && major != 15 && major != 18 {
+			continue // 15 creates databases in two ways, 17 and 18 have summaries of their own
+		}
 		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
 			t.Parallel()
 			a := newAwkward(t, major)
@@ -180,8 +183,8 @@ func (a *awkward) proveAwkward(t *testing.T) {
 	want := committed(t, a.Cluster)
 	switchWAL(t, a.Cluster)
 	a.Stop(t, "fast") // what comes back must not lean on it
-	// Of the fulls and the incrementals, those that were held last, and the last of all.
-	for _, b := range []backupInfo{all[3], all[len(all)-2], all[len(all)-1]} {
+	// Of the fulls and the incrementals, those that were held last.
+	for _, b := range []backupInfo{all[3], all[len(all)-2]} {
 		base := pgtest.TempDir(t)
 		into := filepath.Join(base, "data")
 		a.expect(t, codeOK, "restore", "--set", string(b.Label), "--target-dir", into, "--archive-mode", "off",

@@ -11,6 +11,12 @@
 //	proof_test.go      WAL and tablespaces that are not the server's
 //	checksum_test.go   damaged pages, and pages that are only being written
 //	churn_test.go      files that come, grow and go during the copy
+//	awkward_test.go    clusters that are hard to back up, upset while a backup is held
+//	held_test.go       a backup that stops in the middle of its copy
+//	large_test.go      a relation of several segments; many relations
+//	oracle_test.go     what an incremental and a full backup become, compared page by page
+//	oraclework_test.go the random workload meanwhile
+//	samecluster_test.go, pagemask_test.go  comparing data directories; what WAL does not bring
 //	s3job_test.go      the main job with its repository in S3, on two servers
 //	bucket_test.go     a repository in a bucket, behind a proxy that counts and breaks
 //	s3fault_test.go    every request to S3 fails once; a server that stays away
@@ -21,6 +27,7 @@
 //	several_test.go    several repositories at once, and the loss of one of them
 //	kill_test.go       SIGKILL at every storage operation and at random moments
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
+//	standby_test.go    backups from a standby
 //	space_test.go      full disks
 //	refusal_test.go    what must be refused, and what the refusal says
 //

@@ -161,6 +161,7 @@ type backupInfo struct {
 	WayReason    string           `json:"way-reason"`
 	Status       string           `json:"status"`
 	Timeline     int              `json:"timeline"`
+	Source       string           `json:"source"`
 	Start        repo.BackupPoint `json:"start"`
 	Stop         repo.BackupPoint `json:"stop"`
 	DatabaseSize int64            `json:"database-size"`
@@ -175,10 +176,10 @@ type taken struct {
 	Warnings []string   `json:"warnings"`
 }
 
-// backup takes a full backup that must succeed.
-func (h *host) backup(t *testing.T) taken {
+// backup takes a full backup that must succeed; args are further flags.
+func (h *host) backup(t *testing.T, args ...string) taken {
 	t.Helper()
-	return parseTaken(t, h.expect(t, codeOK, "backup", "--output", "json"))
+	return parseTaken(t, h.expect(t, codeOK, append([]string{"backup", "--output", "json"}, args...)...))
 }
 
 func parseTaken(t *testing.T, o outcome) taken {

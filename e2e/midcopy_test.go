@@ -13,15 +13,15 @@ import (
 )
 
 // haltedBackup starts a backup with enough content that the first pack is stored
-// long before the copy ends, and halts it there by SIGSTOP.
-func haltedBackup(t *testing.T, h *host) *process {
+// long before the copy ends, and halts it there by SIGSTOP. args are further flags.
+func haltedBackup(t *testing.T, h *host, args ...string) *process {
 	t.Helper()
 	packs := func() int {
 		found, _ := filepath.Glob(filepath.Join(h.repo, "packs", "*", "*")) // fails on a bad pattern only
 		return len(found)
 	}
 	before := packs()
-	p := h.start(t, "backup", "--output", "json", "--archive-timeout", "30s")
+	p := h.start(t, append([]string{"backup", "--output", "json", "--archive-timeout", "30s"}, args...)...)
 	t.Cleanup(func() { _ = p.Process.Kill() })
 	for deadline := time.Now().Add(time.Minute); packs() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

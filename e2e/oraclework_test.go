@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ type workload struct {
 	// calm is held by a backup, and by the few actions during which PostgreSQL
 	// itself gives no base backup that recovers (see delicate).
 	calm    sync.RWMutex
+	done    atomic.Int64 // actions that succeeded
 	c       *pgtest.Cluster
 	workers []*worker
 	end     chan struct{}
@@ -33,6 +35,7 @@ type worker struct {
 	number int
 	c      *pgtest.Cluster
 	calm   *sync.RWMutex
+	total  *atomic.Int64
 	round  int
 	done   map[string]int // how often each action succeeded
 	failed error          // what must not have happened
@@ -44,7 +47,7 @@ const slots = 4
 func newWorkload(c *pgtest.Cluster, rng *rand.Rand, sessions int) *workload {
 	w := &workload{c: c}
 	for n := range sessions {
-		w.workers = append(w.workers, &worker{Rand: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())), number: n, c: c, calm: &w.calm, done: map[string]int{}})
+		w.workers = append(w.workers, &worker{Rand: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())), number: n, c: c, calm: &w.calm, total: &w.done, done: map[string]int{}})
 	}
 	return w
 }
@@ -91,7 +94,9 @@ func (w *worker) act() {
 	w.round++
 	name, statements := w.choose()
 	if delicate(name, statements) {
-		w.calm.RLock()
+		if !w.calm.TryRLock() {
+			return
+		}
 		defer w.calm.RUnlock()
 	}
 	database := "postgres"
@@ -114,6 +119,7 @@ func (w *worker) act() {
 	switch {
 	case err == nil:
 		w.done[name]++
+		w.total.Add(1)
 	case errors.As(err, &refused) && passes[refused.Code]:
 	default:
 		w.failed = err

@@ -88,6 +88,9 @@ func samePage(a, b []byte) (kind pageKind, why string) {
 		if blankPage(a) && blankPage(b) {
 			return heapPage, ""
 		}
+		if unloggedSequence(a) || unloggedSequence(b) {
+			return sequencePage, ""
+		}
 		return heapPage, "one of the pages was never written"
 	}
 	kind = kindOf(a)
@@ -113,6 +116,14 @@ func samePage(a, b []byte) (kind pageKind, why string) {
 // zero, or initialised without WAL, which gives it no LSN.
 func blankPage(page []byte) bool {
 	return postgres.IsZero(page) || postgres.PageLSN(page) == 0 && lines(page) == 0 && le.Uint16(page[16:]) == uint16(len(page))
+}
+
+// unloggedSequence tells that a page, of which the other copy is blank, is that of
+// a sequence: recovery of PostgreSQL 15 and later makes an unlogged one from an init fork that
+// seq_redo has not written to disk yet, and leaves it empty. No other
+// relation is forgiven that.
+func unloggedSequence(page []byte) bool {
+	return !blankPage(page) && kindOf(page) == sequencePage
 }
 
 func lines(page []byte) int { return max(0, int(le.Uint16(page[12:]))-pageHeader) / 4 }

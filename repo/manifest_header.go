@@ -22,7 +22,8 @@ type BackupHeader struct {
 	// Features name what a reader of this backup must know; version 1 has none.
 	Features []string `json:"features,omitempty"`
 
-	// Source is where the files were read: local, standby or stream.
+	// Source is where the files were read: local, standby or stream. It is empty
+	// in backups of before there was a choice.
 	Source string `json:"source,omitempty"`
 	// Ways tell how it was found out what has changed; WayReason why not by a
 	// better way. For people.

@@ -13,7 +13,8 @@ import (
 const (
 	// wornBelow is the part of a pack in use below which it is worn.
 	wornBelow = 0.5
-	// wearBudget is how much of what the parent refers to is stored again at most.
+	// wearBudget is how much of what the parent refers to is stored again at
+	// most, but for one pack, which may be more in a small repository.
 	wearBudget = 0.05
 )
 
@@ -34,7 +35,7 @@ func wornPacks(packs []packUse) map[packID]bool {
 	out := map[packID]bool{}
 	budget := int64(wearBudget * float64(total))
 	for _, p := range worn {
-		if budget -= p.used; budget < 0 {
+		if budget -= p.used; budget < 0 && len(out) > 0 {
 			break
 		}
 		out[p.id] = true

@@ -75,6 +75,9 @@ func (r backupResult) text() string {
 			continue
 		}
 		i := entry.Backup
+		if i.Source == string(backup.FromStandby) {
+			where += " from a standby"
+		}
 		fmt.Fprintf(&b, "%s backup %s%s: %s in %d files, %s added to the repository (%s with what it shares), %s\n", i.Type, i.Label, where,
 			sizeText(i.DatabaseSize), i.Files, sizeText(i.AddedSize), sizeText(i.StoredSize), durationText(seconds(i.Seconds)))
 		for _, line := range i.wayLines() {

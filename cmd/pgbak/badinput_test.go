@@ -112,6 +112,8 @@ func TestBadInput(t *testing.T) {
 		{"a path to exclude that is not the shortest", plainConfig, nil, "backup --exclude ./log", exitUsage, []string{`"./log"`}, true},
 		{"all to exclude", plainConfig, nil, "backup --exclude /", exitUsage, []string{`"/"`}, true},
 		{"the databases to exclude", plainConfig, nil, "backup --exclude base/", exitUsage, []string{`"base/"`, "cannot be restored without it"}, true},
+		{"an unknown source of a backup", plainConfig, nil, "backup --from primary", exitUsage, []string{`--from "primary" is unknown`, "prefer-standby"}, true},
+		{"a backup from a standby without the way to its primary", plainConfig, initialised, "backup --from standby", exitConfiguration, []string{"--from standby: stanza main has no primary-connection"}, true},
 		{"no processes", plainConfig, nil, "--processes 2000 backup", exitConfiguration, []string{"2000", "1024"}, false},
 	} {
 		t.Run(c.title, func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/backup"
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage/limit"
 )
@@ -26,6 +27,7 @@ import (
 type backupFlags struct {
 	output      outputFlag
 	typ         string
+	from        string
 	startFast   bool
 	timeout     time.Duration
 	annotations []string
@@ -51,7 +53,12 @@ changed pages are read, or by reading all pages and comparing their hashes.
 It goes to the first configured repository, to the one named by --repo, or with
 --repo all to every one, for which the cluster is read only once. A repository
 that fails does not keep the backup from the others; the command then ends with
-the code of the failure and says which repositories have a backup.`,
+the code of the failure and says which repositories have a backup.
+
+pgdata and connection of the stanza are those of a server on this host. With
+--from standby it must be a standby: its files are read, and its primary, to
+which primary-connection leads, makes the checkpoint and archives the WAL. With
+--from prefer-standby the server may be either.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -63,6 +70,7 @@ the code of the failure and says which repositories have a backup.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full, diff (what changed since the newest full one) or incr (since the newest one)")
+	flags.StringVar(&f.from, "from", string(backup.FromLocal), "`SOURCE` of the files: local (a primary), standby, prefer-standby (a standby if the server is one now)")
 	flags.BoolVar(&f.startFast, "start-fast", true, "begin with an immediate checkpoint instead of waiting for a spread one")
 	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for the next WAL segment to reach the repository (`DURATION` like 60s)")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "note to keep with the backup (`KEY=VALUE`; may be repeated)")
@@ -80,6 +88,11 @@ func (f backupFlags) check() error {
 	case repo.Full, repo.Differential, repo.Incremental:
 	default:
 		return fmt.Errorf("--type %q is unknown: use full, diff or incr", f.typ)
+	}
+	switch backup.From(f.from) {
+	case backup.FromLocal, backup.FromStandby, backup.FromPreferStandby:
+	default:
+		return fmt.Errorf("--from %q is unknown: use local, standby or prefer-standby", f.from)
 	}
 	if f.timeout <= 0 {
 		return errors.New("--archive-timeout must be more than 0")
@@ -100,6 +113,10 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	}
 	if a.repositoryName() == "" {
 		sel.repositories = sel.repositories[:1]
+	}
+	if backup.From(f.from) != backup.FromLocal && sel.stanza.Primary == "" {
+		return hint.Wrap(&configError{fmt.Errorf("--from %s: stanza %s has no primary-connection", f.from, sel.stanza.Name)},
+			"set primary-connection to a connection string that leads to the primary of the standby.")
 	}
 	id, err := clusterIdentity(sel.stanza)
 	if err != nil {
@@ -123,7 +140,8 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	debug.SetGCPercent(25)
 	p := a.newProgress("backup")
 	result, runErr := backup.Run(cmd.Context(), backup.Options{
-		Repositories: into, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection, Processes: sel.processes,
+		Repositories: into, PGData: sel.stanza.PGData, Connection: sel.stanza.Connection,
+		From: backup.From(f.from), Primary: sel.stanza.Primary, Processes: sel.processes,
 		Type: repo.BackupType(f.typ), StartFast: f.startFast, ArchiveTimeout: f.timeout, Log: a.log, Clock: a.clock,
 		Version: version, Annotations: annotations, Exclude: f.exclude, MaxRate: maxRate,
 		Progress: func(b backup.Progress) { p.show(b.Files, b.Bytes, b.Total) },

@@ -31,6 +31,8 @@ type stanzaConfig struct {
 	Name       string `yaml:"name"`
 	PGData     string `yaml:"pgdata"`
 	Connection string `yaml:"connection"`
+	// Primary leads to the primary of a standby, for backups from that.
+	Primary string `yaml:"primary-connection"`
 }
 
 // configError marks what is wrong in the configuration, or in the flags and

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgbak/pgbak/backup"
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -67,6 +68,7 @@ type backupInfo struct {
 	Timeline uint32            `json:"timeline,omitempty"`
 	Start    *repo.BackupPoint `json:"start,omitempty"`
 	Stop     *repo.BackupPoint `json:"stop,omitempty"`
+	Source   string            `json:"source,omitempty"`
 	Seconds  float64           `json:"duration-seconds"`
 
 	DatabaseSize int64 `json:"database-size"`
@@ -205,6 +207,7 @@ func newBackupInfo(b repo.BackupInfo, walComplete bool) backupInfo {
 	h := b.Header
 	info.Type, info.Parent, info.Identity, info.Timeline = h.Type, h.Parent, h.Identity.Number, uint32(h.Timeline)
 	info.Start, info.Stop, info.Seconds = &h.Start, &h.Stop, h.Stop.Time.Sub(h.Start.Time).Seconds()
+	info.Source = h.Source
 	info.DatabaseSize, info.StoredSize, info.AddedSize, info.Files = h.DatabaseSize, h.ReferencedSize, h.AddedSize, h.Files
 	info.Ways, info.WayReason = h.Ways, h.WayReason
 	info.PageErrorCount, info.PageErrors = h.PageErrorCount, h.PageErrors
@@ -284,6 +287,9 @@ func (i backupInfo) writeText(b *strings.Builder, detail bool) {
 	fmt.Fprintf(b, "            wal start/stop: %s / %s\n", i.Start.WAL, i.Stop.WAL)
 	fmt.Fprintf(b, "            database size: %s, stored size: %s (added: %s), duration: %s\n",
 		sizeText(i.DatabaseSize), sizeText(i.StoredSize), sizeText(i.AddedSize), durationText(seconds(i.Seconds)))
+	if i.Source != "" && i.Source != string(backup.FromLocal) {
+		fmt.Fprintf(b, "            source: %s\n", i.Source)
+	}
 	if i.PageErrorCount > 0 {
 		fmt.Fprintf(b, "            page errors: %d\n", i.PageErrorCount)
 	}

@@ -44,6 +44,8 @@ func sampleCatalog() *repo.Catalog {
 	h.PageErrorCount, h.PageErrors = 3, []repo.PageError{{Path: "base/5/16384", Blocks: []uint32{7, 8, 131080}}}
 	h.Tablespaces = []repo.Tablespace{{OID: 16400, Name: "fast", Location: "/mnt/fast"}, {OID: 16401, Name: "near", InPlace: true}}
 	h.Annotations = map[string]string{"ticket": "4711", "by": "hand"}
+	h.Source = "standby"
+	c.Backups[1].Header.Source = "local"
 	return c
 }
 

@@ -93,14 +93,6 @@ func TestOptionsReachTheCluster(t *testing.T) {
 	}
 }
 
-// copyTree copies a stopped cluster by cp, as the server user.
-func copyTree(t *testing.T, from, to string) {
-	t.Helper()
-	if out, err := Command(t, "cp", "-a", from, to).CombinedOutput(); err != nil {
-		t.Fatalf("cp: %v\n%s", err, out)
-	}
-}
-
 func TestOpenedStandbyAnswersAndIsPromoted(t *testing.T) {
 	eachMajor(t, func(t *testing.T, major int) {
 		primary := Start(t, Options{Major: major})

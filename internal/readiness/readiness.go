@@ -101,7 +101,7 @@ func recoveryProblem(info server.Info, _ string) (Problem, bool) {
 		return Problem{}, false
 	}
 	return problem(ErrNotReady, true,
-		"run this on the primary, or let connection lead to it.",
+		"run this on the primary, or let connection lead to it; pgbak backup --from standby backs up a standby.",
 		"the server is in recovery (a standby or a restore that is not finished)"), true
 }
 
