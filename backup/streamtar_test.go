@@ -137,3 +137,44 @@ func contentOf(t *testing.T, s *repo.Stanza, label repo.Label, path string) stri
 	t.Fatalf("there is no file %s", path)
 	return ""
 }
+
+// TestAFileThatIsOnlyNamedLikeChanges is the user's own, and none of the server's.
+func TestAFileThatIsOnlyNamedLikeChanges(t *testing.T) {
+	to := place{"only", "none", "", mem.New()}.open(t)
+	results, err := streamTar(t, repo.Full, tarred(t, "base/5/100", pagesOf(40)), func() {}, to)
+	if err == nil {
+		results, err = streamTar(t, repo.Incremental, tarred(t, "base/5/INCREMENTAL.notes", "mine"), func() {}, to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := contentOf(t, to.Stanza, results[0].Header.Label, "base/5/INCREMENTAL.notes"); got != "mine" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestWhatAnArchiveMayNotHold: an archive that is cut or names what is outside of
+// the cluster is refused, or the path is left out.
+func TestWhatAnArchiveMayNotHold(t *testing.T) {
+	whole := tarred(t, "base/5/100", pagesOf(40))
+	for name, archive := range map[string][]byte{"a file is cut": whole[:100*1024], "a header is cut": whole[:300], "no archive": bytes.Repeat([]byte("x"), 2048)} {
+		to := place{"only", "none", "", mem.New()}.open(t)
+		if results, err := streamTar(t, repo.Full, archive, func() {}, to); err == nil || results[0].Err == nil {
+			t.Errorf("%s: a backup was made, error %v", name, err)
+		}
+	}
+	to := place{"only", "none", "", mem.New()}.open(t)
+	results, err := streamTar(t, repo.Full, tarred(t, "../up", "x", "base/../../up", "x", "/etc/up", "x", "base//up", "x", "base/5/"+strings.Repeat("long/", 300)+"up", "x", "base/5/7", "x"), func() {}, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := to.Stanza.OpenBackup(t.Context(), results[0].Header.Label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for f, err := range b.Files(t.Context()) {
+		if err != nil || f.Path != "base/5/7" {
+			t.Errorf("%s is in the backup, %v", f.Path, err)
+		}
+	}
+}
