@@ -11,6 +11,10 @@ import (
 // archiveSummaries reads what changed from the summaries in the WAL archive, and
 // where there are none from the WAL itself. One repository is enough, since the
 // WAL is the same in all.
+//
+// The server's own files may be those of a standby, in which only what was
+// replayed is known to be WAL of this timeline. That is all of the span: it ends
+// at a restart point.
 func (r *run) archiveSummaries(ctx context.Context, s span) (*postgres.BlockTable, error) {
 	err := errNone
 	for i, d := range r.to.all {

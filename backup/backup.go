@@ -29,9 +29,11 @@ type run struct {
 	to       *destinations
 	identity repo.Identity     // of the cluster; its number is that of one of the repositories
 	header   repo.BackupHeader // what the backups have in common
-	pages    *pageErrors
-	source   Source
-	timings  Timings
+	// databases are those at the start.
+	databases []server.Database
+	pages     *pageErrors
+	source    Source
+	timings   Timings
 
 	mu       sync.Mutex
 	warnings []string
@@ -212,6 +214,7 @@ func (r *run) describe(ctx context.Context) error {
 		r.header.Tablespaces = append(r.header.Tablespaces, repo.Tablespace{OID: t.OID, Name: t.Name, Location: t.Location, InPlace: inPlace})
 	}
 	databases, err := r.conn.Databases(ctx)
+	r.databases = databases
 	for _, d := range databases {
 		r.header.Databases = append(r.header.Databases, repo.Database{OID: d.OID, Name: d.Name})
 	}
@@ -251,6 +254,9 @@ func (r *run) stop(ctx context.Context) error {
 		return err
 	}
 	if err := r.checkLabel(result.StopResult); err != nil {
+		return err
+	}
+	if err := r.checkDatabases(ctx); err != nil {
 		return err
 	}
 	after, err := r.writer().Info(ctx)

@@ -38,6 +38,25 @@ func (r *localFiles) checkTablespaces(ctx context.Context) error {
 	return nil
 }
 
+// checkDatabases refuses a backup during which a database was moved to another
+// tablespace. WAL says of that only that the directory is to be copied again, and
+// recovery would copy what is left of it in the backup: nothing, if the copy came
+// to the old place after it was removed and to the new one before it was filled.
+// The server would come up with an empty database, as from any base backup.
+func (r *run) checkDatabases(ctx context.Context) error {
+	now, err := r.conn.Databases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range now {
+		if slices.ContainsFunc(r.databases, func(old server.Database) bool { return old.OID == d.OID && old.Tablespace != d.Tablespace }) {
+			return hint.Wrap(fmt.Errorf("database %s was moved to another tablespace during the backup", d.Name),
+				"take the backup again; recovery of this one could lose the database.")
+		}
+	}
+	return nil
+}
+
 // checkLabel compares what the server writes into backup_label with what it
 // said before: recovery will begin where the label says.
 func (r *run) checkLabel(result server.StopResult) error {

@@ -15,6 +15,11 @@ import (
 // before another way is taken. One that found nothing to do sleeps for 30 s.
 const summarizerPatience = 35 * time.Second
 
+// standbyPatience is that for a standby. There no checkpoint wakes a summarizer
+// that sleeps, so mostly it is awake or it is not worth waiting for: the WAL
+// archive tells the same.
+const standbyPatience = 2 * time.Second
+
 // serverSummaries reads from the server's WAL summaries what changed.
 func (r *run) serverSummaries(ctx context.Context, s span) (*postgres.BlockTable, error) {
 	if err := r.awaitSummaries(ctx, s.to); err != nil {
@@ -44,5 +49,9 @@ func (r *run) awaitSummaries(ctx context.Context, to postgres.LSN) error {
 	case !state.Enabled:
 		return errors.New("summarize_wal is off")
 	}
-	return r.conn.WaitSummarized(ctx, to, summarizerPatience, r.o.Clock)
+	patience := summarizerPatience
+	if r.primary != nil {
+		patience = standbyPatience
+	}
+	return r.conn.WaitSummarized(ctx, to, patience, r.o.Clock)
 }

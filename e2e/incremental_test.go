@@ -16,8 +16,11 @@ import (
 // evolving is a cluster of which backups are taken while it changes.
 type evolving struct {
 	*host
-	way   string // by which changes must be found
-	taken []moments
+	standby *host  // of the cluster, if it has one
+	from    *host  // where the next backup is taken: host, or its standby
+	way     string // by which changes must be found
+	asleep  bool   // the summarizer of the standby is
+	taken   []moments
 }
 
 // moments is a backup and the committed state while it was taken.
@@ -59,6 +62,7 @@ func newEvolving(t *testing.T, major int, way string) *evolving {
 		o.cluster.Config["summarize_wal"] = "on"
 	}
 	e := &evolving{host: newHost(t, o), way: way}
+	e.from = e.host
 	if err := os.Mkdir(filepath.Join(e.dir, "space"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +128,7 @@ func (e *evolving) loseWAL(t *testing.T) {
 	e.Exec(t, "CREATE TABLE lost AS SELECT repeat('x', 1000) FROM generate_series(1, 8000)")
 	e.Exec(t, "DROP TABLE lost")
 	switchWAL(t, e.Cluster)
+	e.standbyFollows(t)
 	e.Exec(t, "CHECKPOINT") // recycles the server's own files
 	e.WaitFor(t, "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') n WHERE n LIKE '%.ready'", "0", time.Minute)
 	found, err := filepath.Glob(filepath.Join(e.repo, "wal/main/*/*/*/*"))
@@ -136,6 +141,7 @@ func (e *evolving) loseWAL(t *testing.T) {
 		}
 	}
 	e.Exec(t, "CHECKPOINT")
+	e.standbyFollows(t)
 }
 
 // take takes a backup and checks what it says of itself: of the pages that
@@ -146,11 +152,15 @@ func (e *evolving) take(t *testing.T, typ repo.BackupType, parent repo.Label, mo
 	if e.way == "page-hashes" {
 		defer func() { e.prove(t, len(e.taken)-1) }()
 	}
-	b := parseTaken(t, e.expect(t, codeOK, "backup", "--type", string(typ), "--output", "json"))
+	source := "local"
+	if e.from == e.standby {
+		source = "standby"
+	}
+	b := parseTaken(t, e.from.expect(t, codeOK, "backup", "--from", source, "--type", string(typ), "--output", "json"))
 	e.taken = append(e.taken, moments{b, state})
 	i := b.Backup
-	if i.Type != typ || parent != "" && i.Parent != parent || len(b.Warnings) != 0 || i.ErrorCount != 0 {
-		t.Errorf("backup %+v, warnings %q, want type %s and parent %s", i, b.Warnings, typ, parent)
+	if i.Source != source || i.Type != typ || parent != "" && i.Parent != parent || len(b.Warnings) != 0 || i.ErrorCount != 0 {
+		t.Errorf("backup %+v, warnings %q, want type %s and parent %s from %s", i, b.Warnings, typ, parent, source)
 	}
 	var all, read int64
 	for _, w := range i.Ways {
@@ -180,6 +190,8 @@ func (e *evolving) take(t *testing.T, typ repo.BackupType, parent repo.Label, mo
 func (e *evolving) reasons(t *testing.T, reason string) {
 	t.Helper()
 	switch {
+	case e.asleep:
+		says(t, reason, "server-summaries: wait for WAL summaries up to", "for 2s")
 	case e.way == "server-summaries":
 		if reason != "" {
 			t.Errorf("reason %q although there is no better way", reason)

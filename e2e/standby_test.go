@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgbak/pgbak/internal/pgtest"
+	"github.com/pgbak/pgbak/repo"
 )
 
 // withStandby gives a host a standby, on which pgbak then runs: what is returned
@@ -88,6 +89,25 @@ func TestABackupFromAStandby(t *testing.T) {
 				}
 				c := restoreStandbys(t, s)
 				sameText(t, "the committed state", committed(t, c), final)
+			})
+			t.Run("incremental ones of both servers during traffic", func(t *testing.T) {
+				w := startTraffic(t, p.Cluster, "-c", "2", "-R", "200")
+				for _, b := range []taken{
+					s.backup(t, "--from", "standby", "--type", "incr"),
+					p.backup(t, "--type", "incr"),
+					s.backup(t, "--from", "standby", "--type", "incr"),
+				} {
+					if i := b.Backup; i.Type != repo.Incremental || len(b.Warnings) != 0 || !slices.ContainsFunc(i.Ways, func(u repo.WayUse) bool {
+						return u.Way == "archive-summaries" && u.Bytes > i.DatabaseSize/2 && u.Read < u.Bytes
+					}) {
+						t.Errorf("backup %+v, warnings %q", i, b.Warnings)
+					}
+				}
+				w.mustMove(t)
+				w.stop(t)
+				final := committed(t, p.Cluster)
+				switchWAL(t, p.Cluster)
+				sameText(t, "the committed state", committed(t, restoreStandbys(t, s)), final)
 			})
 			for _, c := range []*pgtest.Cluster{p.Cluster, s.Cluster} {
 				c.WaitFor(t, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbak'", "0", 10*time.Second)

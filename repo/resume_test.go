@@ -287,6 +287,27 @@ func TestWhatIsResumedIsBounded(t *testing.T) {
 	}
 }
 
+// TestWhatHasChangedSinceIsNotResumed: content of the same place and length.
+func TestWhatHasChangedSinceIsNotResumed(t *testing.T) {
+	tree := resumedTree(1)
+	st, s, _ := interrupted(t, tree)
+	for i := 0; i < len(tree); i += 2 {
+		if len(tree[i].data) > 0 {
+			tree[i].data = noise(len(tree[i].data), 77)
+		}
+	}
+	w, h, err := storeResumed(st, "", tree, Full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkBackup(s, h.Label, tree); err != nil {
+		t.Error(err)
+	}
+	if n := w.Totals().ResumedBytes; n == 0 || n >= w.Totals().Bytes {
+		t.Errorf("%d of %d bytes resumed", n, w.Totals().Bytes)
+	}
+}
+
 // TestADecayedPackIsNotResumed: where reads are cheap frames are read back.
 func TestADecayedPackIsNotResumed(t *testing.T) {
 	ctx := context.Background()

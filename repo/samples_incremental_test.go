@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/mem"
 	"github.com/pgbak/pgbak/storage/posix"
 )
 
@@ -123,6 +125,20 @@ func incrementalLines(t *testing.T, s *Stanza) []byte {
 	}
 	values["wal/00000002.history"] = fmt.Sprintf("%d %x", len(wal), sha256.Sum256(wal))
 	return sampleLines(values)
+}
+
+// TestTheIncrementalSampleIsStillWrittenAlike: what the sample holds comes out
+// of the same steps today, but for the names.
+func TestTheIncrementalSampleIsStillWrittenAlike(t *testing.T) {
+	want, err := os.ReadFile(filepath.Join(samplesDir, incrementalSample+".txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := regexp.MustCompile(`\d{8}-\d{6}`)
+	got := incrementalLines(t, buildIncremental(t, mem.New()))
+	if want, got := label.ReplaceAll(want, nil), label.ReplaceAll(got, nil); !bytes.Equal(got, want) {
+		t.Errorf("it holds\n%s\nwant\n%s", got, want)
+	}
 }
 
 func TestTheIncrementalSampleIsReadForEver(t *testing.T) {

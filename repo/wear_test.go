@@ -67,6 +67,33 @@ func TestAnUnchangedFileNamesItsParentsMap(t *testing.T) {
 	}
 }
 
+// TestAllPagesAreComparedByTheirHashes, those in slots of delta frames, too.
+func TestAllPagesAreComparedByTheirHashes(t *testing.T) {
+	s := testRepository(t, mem.New(), "")
+	old := rows(4*windowBytes+5*testPage, 1)
+	clear(old[windowBytes:][:3*testPage])
+	patchedBackup(t, s, Full, old, everyPage, true)
+	now := patched(old, 50, 3, 20, 21, 50, 68)
+	patchedBackup(t, s, Incremental, now, everyPage, true)
+	m := fileOf(t, s, s.labelsThere(t)[1])
+	first := fileOf(t, s, s.labelsThere(t)[0]).frames[0].pack
+	var moved []int64
+	for page := range m.pages() {
+		for p := range m.pieces(page, page+1) {
+			if !p.zero && p.ref.pack != first {
+				moved = append(moved, page)
+			}
+		}
+	}
+	if !slices.Equal(moved, []int64{3, 20, 21, 50, 68}) {
+		t.Errorf("pages %v were stored", moved)
+	}
+	h, err := beginPatched(t, s, Incremental, now, everyPage, true).Commit(BackupHeader{})
+	if err != nil || h.AddedSize != 0 {
+		t.Errorf("%d bytes added though nothing has changed, %v", h.AddedSize, err)
+	}
+}
+
 func TestAPageThatNobodyHoldsIsRefused(t *testing.T) {
 	ctx := context.Background()
 	s := testRepository(t, mem.New(), "")
@@ -184,6 +211,25 @@ func TestScatterIsWhatARestoreReads(t *testing.T) {
 		if got := m.scatter(); needed > 0 && (got < 0.999*read/needed || got > 1.001*read/needed) {
 			t.Fatalf("scatter %f, want %f", got, read/needed)
 		}
+	}
+}
+
+// TestAScatteredFileIsStoredInOnePiece though nothing has changed.
+func TestAScatteredFileIsStoredInOnePiece(t *testing.T) {
+	s := testRepository(t, mem.New(), "")
+	content := rows(6*windowBytes, 1)
+	label := patchedBackup(t, s, Full, content, everyPage, true)
+	for n := 0; fileOf(t, s, label).scatter() < rebaseMax; n++ {
+		if n == 30 {
+			t.Fatalf("scatter %f", fileOf(t, s, label).scatter())
+		}
+		now := patched(content, uint64(100*n), n, n+20, n+40, n+60)
+		label = patchedBackup(t, s, Incremental, now, changedPages(content, now, Incremental), false)
+		content = now
+	}
+	label = patchedBackup(t, s, Incremental, content, changedPages(content, content, Incremental), false)
+	if got := fileOf(t, s, label).scatter(); got != 1 {
+		t.Errorf("scatter %f", got)
 	}
 }
 

@@ -58,7 +58,8 @@ the code of the failure and says which repositories have a backup.
 pgdata and connection of the stanza are those of a server on this host. With
 --from standby it must be a standby: its files are read, and its primary, to
 which primary-connection leads, makes the checkpoint and archives the WAL. With
---from prefer-standby the server may be either.`,
+--from prefer-standby the server may be either. With --from stream the server
+sends its files over the replication protocol, and pgdata is not needed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.check(); err != nil {
@@ -70,7 +71,7 @@ which primary-connection leads, makes the checkpoint and archives the WAL. With
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&f.typ, "type", string(repo.Full), "`TYPE` of the backup: full, diff (what changed since the newest full one) or incr (since the newest one)")
-	flags.StringVar(&f.from, "from", string(backup.FromLocal), "`SOURCE` of the files: local (a primary), standby, prefer-standby (a standby if the server is one now)")
+	flags.StringVar(&f.from, "from", string(backup.FromLocal), "`SOURCE` of the files: local (a primary), standby, prefer-standby (a standby if the server is one now) or stream")
 	flags.BoolVar(&f.startFast, "start-fast", true, "begin with an immediate checkpoint instead of waiting for a spread one")
 	flags.DurationVar(&f.timeout, "archive-timeout", time.Minute, "how long to wait for the next WAL segment to reach the repository (`DURATION` like 60s)")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "note to keep with the backup (`KEY=VALUE`; may be repeated)")
@@ -90,9 +91,9 @@ func (f backupFlags) check() error {
 		return fmt.Errorf("--type %q is unknown: use full, diff or incr", f.typ)
 	}
 	switch backup.From(f.from) {
-	case backup.FromLocal, backup.FromStandby, backup.FromPreferStandby:
+	case backup.FromLocal, backup.FromStandby, backup.FromPreferStandby, backup.FromStream:
 	default:
-		return fmt.Errorf("--from %q is unknown: use local, standby or prefer-standby", f.from)
+		return fmt.Errorf("--from %q is unknown: use local, standby, prefer-standby or stream", f.from)
 	}
 	if f.timeout <= 0 {
 		return errors.New("--archive-timeout must be more than 0")
@@ -114,11 +115,13 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 	if a.repositoryName() == "" {
 		sel.repositories = sel.repositories[:1]
 	}
-	if backup.From(f.from) != backup.FromLocal && sel.stanza.Primary == "" {
-		return hint.Wrap(&configError{fmt.Errorf("--from %s: stanza %s has no primary-connection", f.from, sel.stanza.Name)},
-			"set primary-connection to a connection string that leads to the primary of the standby.")
+	if err := checkSource(backup.From(f.from), sel.stanza); err != nil {
+		return err
 	}
-	id, err := clusterIdentity(sel.stanza)
+	if backup.From(f.from) == backup.FromStream {
+		sel.stanza.PGData = "" // of this host: it may be there, and of another cluster
+	}
+	id, err := clusterIdentity(cmd.Context(), sel.stanza)
 	if err != nil {
 		return err
 	}
@@ -153,6 +156,21 @@ func (a *app) backup(cmd *cobra.Command, f backupFlags) error {
 		return err
 	}
 	return errors.Join(f.output.print(a, out, out.text), err)
+}
+
+// checkSource refuses a source that the configuration does not lead to.
+func checkSource(from backup.From, s stanzaConfig) error {
+	switch {
+	case from == backup.FromStream:
+		return nil
+	case s.PGData == "":
+		return hint.Wrap(&configError{fmt.Errorf("--from %s: stanza %s has no pgdata", from, s.Name)},
+			"set pgdata to the data directory on this host, or use --from stream.")
+	case from != backup.FromLocal && s.Primary == "":
+		return hint.Wrap(&configError{fmt.Errorf("--from %s: stanza %s has no primary-connection", from, s.Name)},
+			"set primary-connection to a connection string that leads to the primary of the standby.")
+	}
+	return nil
 }
 
 // backupOutcome is what became of the backup in one repository: where it could

@@ -63,7 +63,7 @@ func (a *app) check(ctx context.Context, output outputFlag, timeout time.Duratio
 	if err != nil {
 		return err
 	}
-	id, err := clusterIdentity(sel.stanza)
+	id, err := clusterIdentity(ctx, sel.stanza)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,11 @@ func (a *app) check(ctx context.Context, output outputFlag, timeout time.Duratio
 		return err
 	}
 	result := checkResult{Stanza: sel.stanza.Name, Repositories: []checkRepository{}, Problems: []checkProblem{}}
-	problems := readiness.Problems(info, sel.stanza.PGData, stanzas[0].stanza.Current())
+	pgdata := sel.stanza.PGData
+	if pgdata == "" {
+		pgdata = info.DataDirectory // it is not reached from here, so there is nothing to compare
+	}
+	problems := readiness.Problems(info, pgdata, stanzas[0].stanza.Current())
 	if readiness.Fatal(problems) == nil {
 		arrived, err := a.proveArchiving(ctx, conn, info, stanzas, timeout)
 		result.Repositories = arrived

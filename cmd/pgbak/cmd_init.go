@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -24,7 +25,8 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `init creates every configured repository (or the one named by --repo) where it
 is missing, and the stanza in it. The stanza takes its identity (system
 identifier, major version, segment size) from the control file in pgdata; if the
-server runs, it must be of the same cluster. Running init again changes nothing.
+server runs, it must be of the same cluster. A stanza without pgdata takes it
+from the server at connection. Running init again changes nothing.
 
 After pg_upgrade, --upgrade records that the stanza's cluster has a new identity.
 What was backed up and archived before stays usable.`,
@@ -40,12 +42,14 @@ func (a *app) initialise(ctx context.Context, upgrade bool) error {
 	if err != nil {
 		return err
 	}
-	id, err := clusterIdentity(sel.stanza)
+	id, err := clusterIdentity(ctx, sel.stanza)
 	if err != nil {
 		return err
 	}
-	if err := a.compareServer(ctx, sel.stanza, id); err != nil {
-		return err
+	if sel.stanza.PGData != "" {
+		if err := a.compareServer(ctx, sel.stanza, id); err != nil {
+			return err
+		}
 	}
 	for _, rc := range sel.repositories {
 		if err := a.initRepository(ctx, rc, sel.stanza.Name, id, upgrade); err != nil {
@@ -55,17 +59,36 @@ func (a *app) initialise(ctx context.Context, upgrade bool) error {
 	return nil
 }
 
-// clusterIdentity reads the identity of the cluster in the stanza's pgdata.
-func clusterIdentity(s stanzaConfig) (repo.Identity, error) {
+// clusterIdentity reads the identity of the cluster in the stanza's pgdata; if it
+// has none, the server at connection tells it.
+func clusterIdentity(ctx context.Context, s stanzaConfig) (repo.Identity, error) {
+	if s.PGData == "" {
+		return serverIdentity(ctx, s)
+	}
 	c, err := readControl(s.PGData)
 	if err != nil {
 		return repo.Identity{}, hint.Wrap(&serverError{fmt.Errorf("stanza %s: %w", s.Name, err)},
 			"check pgdata of the stanza in the configuration, and run pgbak as the user that owns it.")
 	}
+	return identityOf(*c), nil
+}
+
+// serverIdentity asks the server.
+func serverIdentity(ctx context.Context, s stanzaConfig) (repo.Identity, error) {
+	conn, err := server.Connect(ctx, s.Connection)
+	if err != nil {
+		return repo.Identity{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	c, err := conn.Layout(ctx)
+	return identityOf(c), err
+}
+
+func identityOf(c postgres.Control) repo.Identity {
 	return repo.Identity{
 		SystemID: c.SystemID, Major: c.Major, SegmentSize: c.WALSegmentSize, BlockSize: c.BlockSize,
 		CatalogVersion: c.CatalogVersion, ControlVersion: c.ControlVersion,
-	}, nil
+	}
 }
 
 // compareServer refuses a running server that is another cluster than pgdata
@@ -139,8 +162,16 @@ func sameCluster(o opened, s stanzaConfig, id repo.Identity) error {
 	if current.SystemID != id.SystemID && current.Major < id.Major {
 		advice = "after pg_upgrade run 'pgbak init --upgrade'; otherwise check pgdata and --stanza."
 	}
-	return hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: it belongs to %s, pgdata %s holds %s",
-		o.repository.Name, s.Name, repo.ErrIdentityMismatch, current, s.PGData, id), "%s", advice)
+	return hint.Wrap(fmt.Errorf("repository %q: stanza %s: %w: it belongs to %s, %s %s",
+		o.repository.Name, s.Name, repo.ErrIdentityMismatch, current, s.holder(), id), "%s", advice)
+}
+
+// holder says where a cluster was found, before its identity.
+func (s stanzaConfig) holder() string {
+	if s.PGData == "" {
+		return "the server at connection is"
+	}
+	return "pgdata " + s.PGData + " holds"
 }
 
 // serverError marks what is wrong with the server's side: its data directory

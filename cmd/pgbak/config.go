@@ -167,6 +167,9 @@ func (s stanzaConfig) check() error {
 	if err := repo.CheckStanzaName(s.Name); err != nil {
 		return err
 	}
+	if s.PGData == "" && s.Connection != "" {
+		return nil // a server whose files are not reached from here
+	}
 	return checkAbsolute("pgdata", s.PGData)
 }
 

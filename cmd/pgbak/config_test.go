@@ -65,7 +65,7 @@ func TestConfigurationsThatCouldNotWorkAreRefused(t *testing.T) {
 		{"a compression level out of range", "zstd", "zstd:99", `"zstd:99"`},
 		{"a relative passphrase file", "/etc/pgbak/passphrase", "passphrase", "encryption.passphrase-file"},
 		{"a stanza with a bad name", "name: main", "name: ma/in", "ma/in"},
-		{"a stanza without pgdata", "pgdata: /var/lib/postgresql/17/main", "pgdata:", `stanza "main": pgdata is missing`},
+		{"a stanza with neither pgdata nor connection", contractConfig, "repositories: [{name: a, url: file:///x}]\nstanzas: [{name: main}]", `stanza "main": pgdata is missing`},
 		{"a relative pgdata", "pgdata: /var", "pgdata: var", "not an absolute path"},
 		{"no processes", "processes: 4", "processes: 0", "processes is 0"},
 		{"too many processes", "processes: 4", "processes: 1025", "processes is 1025"},

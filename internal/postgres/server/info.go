@@ -155,18 +155,20 @@ func (c *Conn) tablespaceRows(ctx context.Context) ([]row, error) {
 type Database struct {
 	OID  uint32
 	Name string
+	// Tablespace is the OID of the one that holds the database's directory.
+	Tablespace uint32
 }
 
 // Databases lists all databases, templates included, by OID.
 func (c *Conn) Databases(ctx context.Context) ([]Database, error) {
-	rows, err := c.query(ctx, "list the databases", `SELECT oid, datname FROM pg_database ORDER BY oid`)
+	rows, err := c.query(ctx, "list the databases", `SELECT oid, datname, dattablespace FROM pg_database ORDER BY oid`)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]Database, len(rows))
 	for i := range rows {
 		r := &rows[i]
-		list[i] = Database{r.number("oid"), r.text("datname")}
+		list[i] = Database{r.number("oid"), r.text("datname"), r.number("dattablespace")}
 		if r.err != nil {
 			return nil, r.err
 		}
