@@ -89,8 +89,8 @@ func (d *destination) fail(err error) {
 	d.cancel(err) // before the lock: a look into the parent may hold that, and ends now
 	d.mu.Lock()
 	d.ended, d.err = true, err
+	d.failed.Store(true) // with ended: who finds no parent because of that learns why
 	d.mu.Unlock()
-	d.failed.Store(true)
 }
 
 // end ends the writer of a destination that has failed. When the repository is

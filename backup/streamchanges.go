@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -190,11 +191,21 @@ func (s *streamedFiles) changesSuffice(ctx context.Context, path string) bool {
 }
 
 // readLimits asks how short files were since the parents: the server has
-// summarized WAL up to the start of the backup before it began to send.
+// summarized WAL up to the start of the backup before it began to send. It may
+// remove a summary that it has just used, and with it a limit: then pages of the
+// parent would stand where there are zeros.
 func (s *streamedFiles) readLimits(ctx context.Context) error {
-	limits, err := s.conn.RelationLimits(ctx, s.backup.Timeline, s.changes.from, s.backup.Start)
+	tli := s.backup.Timeline
+	limits, err := s.conn.RelationLimits(ctx, tli, s.changes.from, s.backup.Start)
 	if err != nil {
 		return err
+	}
+	files, err := s.conn.Summaries(ctx) // after the limits: what is there now was there then
+	if err != nil {
+		return err
+	}
+	if _, err := postgres.CoverSummaries(files, postgres.History{Timeline: tli}, tli, s.changes.from, s.backup.Start); err != nil {
+		return hint.Wrap(fmt.Errorf("how short files were since the parent: %w", err), "run the backup again, and raise wal_summary_keep_time above the time between backups.")
 	}
 	s.changes.limits = make(map[postgres.RelationForkID]uint32, len(limits))
 	for _, l := range limits {

@@ -93,20 +93,22 @@ type streamedFile struct {
 	parents []*repo.ParentFile
 	way     string
 	patched []*repo.PatchedFile
+	missing []error     // why a repository lacks what the server leaves out: it has no backup then
 	failed  atomic.Bool // a page failed its checksum
 }
 
 func (t *tarSource) newFile(ctx context.Context, f repo.File, way string) *streamedFile {
-	return &streamedFile{t: t, file: f, parents: t.c.find(ctx, f.Path), way: way, patched: make([]*repo.PatchedFile, len(t.c.to.all))}
+	return &streamedFile{t: t, file: f, parents: t.c.find(ctx, f.Path), way: way,
+		patched: make([]*repo.PatchedFile, len(t.c.to.all)), missing: make([]error, len(t.c.to.all))}
 }
 
 // writer is the file in one of the backups. Files are written one after the
 // other, so it is begun when its first task is committed.
-func (f *streamedFile) writer(i int, d *destination) *repo.PatchedFile {
-	if f.patched[i] == nil {
+func (f *streamedFile) writer(i int, d *destination) (*repo.PatchedFile, error) {
+	if f.patched[i] == nil && f.missing[i] == nil {
 		f.patched[i] = d.writer.PatchFile(f.parents[i])
 	}
-	return f.patched[i]
+	return f.patched[i], f.missing[i]
 }
 
 // finish sends the end of the file behind its content.
@@ -118,7 +120,11 @@ func (f *streamedFile) finish(ctx context.Context, bytes int64) error {
 		commit: func(i int, d *destination) error {
 			file := f.file
 			file.PageErrors = f.failed.Load()
-			return f.writer(i, d).End(file)
+			w, err := f.writer(i, d)
+			if err == nil {
+				err = w.End(file)
+			}
+			return err
 		},
 	})
 }
@@ -148,7 +154,10 @@ func (t *tarSource) largeFile(ctx context.Context, file repo.File) error {
 			patches, err = f.frame(ctx, framers, b, raw, offset, compare)
 			return err
 		}, commit: func(i int, d *destination) error {
-			w := f.writer(i, d)
+			w, err := f.writer(i, d)
+			if err != nil {
+				return err
+			}
 			w.AddCRC(crc, int64(len(raw)))
 			return w.Patch(patches[i])
 		}})

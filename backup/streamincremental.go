@@ -1,7 +1,9 @@
 package backup
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -40,6 +42,9 @@ func (t *tarSource) incrementalFile(ctx context.Context, file repo.File) error {
 	return f.finish(ctx, length*int64(t.c.pageSize))
 }
 
+// errNotMapped is why a parent's file is of no use when nothing else is known.
+var errNotMapped = errors.New("it has no map")
+
 // freshFrom gives the page from which on nothing is the parents': there pages
 // that are not sent are zero.
 func (f *streamedFile) freshFrom(length int64) (int64, error) {
@@ -48,8 +53,10 @@ func (f *streamedFile) freshFrom(length int64) (int64, error) {
 		if c.to.all[i].failed.Load() {
 			continue
 		}
-		if !p.Mapped() {
-			return 0, fmt.Errorf("the server sends changes of %s, of which repository %s has nothing", f.file.Path, c.to.all[i].Name)
+		if !p.Mapped() { // it was when the server was told of the file
+			f.missing[i] = fmt.Errorf("the server sends changes of %s, which cannot be read in the parent any more: %w", f.file.Path,
+				cmp.Or(c.to.all[i].writer.Parent().Err(), errNotMapped))
+			continue
 		}
 		length = min(length, p.File().Size/int64(c.pageSize))
 	}
@@ -109,7 +116,13 @@ func (f *streamedFile) sendChanges(ctx context.Context, windows []changedWindow,
 	return c.hand(ctx, &task{batch: b, read: func(ctx context.Context, framers *repo.Framers, b *batch) (err error) {
 		patches, err = f.frameChanges(ctx, framers, b, raw, windows, length)
 		return err
-	}, commit: func(i int, d *destination) error { return f.writer(i, d).Patch(patches[i]) }})
+	}, commit: func(i int, d *destination) error {
+		w, err := f.writer(i, d)
+		if err == nil {
+			err = w.Patch(patches[i])
+		}
+		return err
+	}})
 }
 
 // frameChanges verifies and frames changed pages, which lie side by side in raw.
@@ -118,6 +131,11 @@ func (f *streamedFile) frameChanges(ctx context.Context, framers *repo.Framers, 
 	c.uses.add(f.way, 0, 0, int64(len(raw)))
 	if f.t.check(f.file.Path, raw, sentPages(windows)) {
 		f.failed.Store(true)
+	}
+	for i, err := range f.missing {
+		if err != nil {
+			framers.Drop(i) // the writer drops it for good
+		}
 	}
 	stretch := framers.Stretch(b.out[:0], f.file.Path, c.pageSize, f.parents)
 	window := make([]byte, c.frameBytes())

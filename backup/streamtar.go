@@ -158,9 +158,8 @@ func (t *tarSource) content(ctx context.Context, f repo.File) error {
 	}
 	path, incremental := f.Path, false
 	if t.s.changes.incremental {
-		if path, incremental = postgres.IncrementalPath(f.Path); incremental {
-			f.Path = path
-		}
+		path, incremental = changedPath(f.Path)
+		f.Path = path
 	}
 	switch {
 	case t.excluded(path) || t.left(path):
@@ -171,6 +170,16 @@ func (t *tarSource) content(ctx context.Context, f repo.File) error {
 		return t.largeFile(ctx, f)
 	}
 	return t.smallFile(ctx, f)
+}
+
+// changedPath gives the path of the relation of which a file holds changed pages
+// only. Others of such a name are the user's, and complete.
+func changedPath(path string) (string, bool) {
+	whole, ok := postgres.IncrementalPath(path)
+	if _, relation := postgres.ParseRelationPath(whole); ok && relation {
+		return whole, true
+	}
+	return path, false
 }
 
 func (t *tarSource) keep(into *[]byte, f repo.File) error {

@@ -19,6 +19,9 @@ const (
 	sortedAtOnce = 32 << 10
 	// runBlock is how many entries of a run are read together: about 5 KiB.
 	runBlock = 128
+	// indexBlock is that where single entries are looked up: all of a block is
+	// decoded for each. What stays in memory is some 5 bytes for each entry.
+	indexBlock = 16
 )
 
 // ownerTable numbers the owners of files in the order in which they are met.
@@ -42,9 +45,10 @@ func (o *ownerTable) owner(f File) int {
 }
 
 // entryRun holds entries in the order of ComparePaths, in a temporary file. Only
-// the first path of every runBlock entries is in memory.
+// the first path of every block is in memory.
 type entryRun struct {
 	owners *ownerTable
+	most   int // entries of a block
 	spool  *storage.Spool
 	blocks []runPlace
 	w      wireWriter
@@ -60,8 +64,8 @@ type runPlace struct {
 	length int
 }
 
-func newEntryRun(owners *ownerTable) *entryRun {
-	return &entryRun{owners: owners, spool: storage.NewSpool(0, "")}
+func newEntryRun(owners *ownerTable, most int) *entryRun {
+	return &entryRun{owners: owners, most: most, spool: storage.NewSpool(0, "")}
 }
 
 // add appends an entry, whose path comes after all before it.
@@ -71,7 +75,7 @@ func (r *entryRun) add(f File) error {
 	}
 	encodeFile(&r.w, r.prev, f, r.owners.owner(f))
 	r.prev = f.Path
-	if r.count++; r.count == runBlock {
+	if r.count++; r.count == r.most {
 		return r.flush()
 	}
 	return nil
@@ -154,7 +158,7 @@ func (s *entrySorter) sort() error {
 		return nil
 	}
 	slices.SortStableFunc(s.buffer, func(a, b File) int { return ComparePaths(a.Path, b.Path) })
-	r := newEntryRun(s.owners)
+	r := newEntryRun(s.owners, runBlock)
 	s.runs = append(s.runs, r)
 	for i, f := range s.buffer {
 		if i+1 < len(s.buffer) && s.buffer[i+1].Path == f.Path {

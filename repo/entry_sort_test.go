@@ -41,7 +41,7 @@ func TestEntriesAreSortedByRuns(t *testing.T) {
 		place[p] = i
 	}
 	slices.SortFunc(paths, ComparePaths)
-	index, i := newEntryRun(&ownerTable{}), 0
+	index, i := newEntryRun(&ownerTable{}, indexBlock), 0
 	if err := s.all(func(f File) error {
 		at := place[f.Path]
 		want := int64(1)

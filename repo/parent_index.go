@@ -20,7 +20,7 @@ func (p *Parent) entry(path string) (File, bool) {
 // indexFiles makes every file known that comes before the late ones, which are
 // not in order and never shared.
 func (p *Parent) indexFiles() {
-	p.index = newEntryRun(&ownerTable{})
+	p.index = newEntryRun(&ownerTable{}, indexBlock)
 	last := ""
 	for ; p.valid && (last == "" || ComparePaths(last, p.current.Path) < 0); p.advance() {
 		last = p.current.Path

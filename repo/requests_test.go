@@ -469,7 +469,7 @@ func TestOpeningTogetherFailsAsOneAfterTheOther(t *testing.T) {
 				continue
 			}
 			st := faulty.OnOp(base, func(op, k string) error {
-				if strings.HasPrefix(k, key) && !strings.HasSuffix(k, "2") {
+				if strings.HasPrefix(k, key) && !strings.HasSuffix(k, "/00000002") {
 					return faulty.ErrInjected
 				}
 				return nil

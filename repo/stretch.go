@@ -37,23 +37,29 @@ func WholeWindow(parents []*ParentFile, n int64, changed PageSet) bool {
 	if changed.Len() >= realignAt {
 		return true
 	}
-	return slices.ContainsFunc(parents, func(p *ParentFile) bool { return !p.Mapped() || p.gather(n) })
+	return slices.ContainsFunc(parents, func(p *ParentFile) bool { return !p.Mapped() || p.gather(n) != 0 })
 }
 
-// gather tells that the window is to be stored again although it did not change:
-// because the pages of its file lie scattered, or because some of its own lie in
-// a pack that is worn.
-func (f *ParentFile) gather(n int64) bool {
+// gather gives the pages of a window that are to be stored again although they did
+// not change: all, when the pages of the file lie scattered and those of the window
+// do, too; else those that lie in a pack that is worn. The others of such a window
+// stay: the budget of wear would not hold if one page took fifteen with it.
+func (f *ParentFile) gather(n int64) (again PageSet) {
 	from := n * PagesPerFrame
 	if f.settled || from >= f.fileMap.pages() {
-		return false
+		return 0
 	}
+	at := 0
 	for p := range f.fileMap.pieces(from, min(from+PagesPerFrame, f.fileMap.pages())) {
-		if !p.zero && (f.worn(p.ref) || f.rebase && !p.whole) {
-			return true
+		if !p.zero && f.rebase && !p.whole {
+			return FirstPages(PagesPerFrame)
 		}
+		if !p.zero && f.worn(p.ref) {
+			again |= FirstPages(int(p.count)) << at
+		}
+		at += int(p.count)
 	}
-	return false
+	return again
 }
 
 // rebaseAt is from which scatter on a file is stored again in one piece. It
@@ -135,14 +141,16 @@ func (s *Stretch) Window(ctx context.Context, n int64, raw []byte, changed PageS
 		}
 		p := s.parents[i]
 		fresh := !p.Mapped()
-		gather := fresh || whole && p.gather(n) // who cannot read the rest leaves it where it is
 		mine := changed
-		if compare && p.Mapped() {
+		if compare && !fresh {
 			mine = s.differing(ctx, f, p, n, raw, changed)
 		}
+		if whole && !fresh { // who cannot read the rest leaves it where it is
+			mine |= p.gather(n)
+		}
 		switch {
-		case mine == 0 && !gather:
-		case !gather && (mine.Len() < realignAt || !whole):
+		case mine == 0 && !fresh:
+		case !fresh && (mine.Len() < realignAt || !whole):
 			if err := s.addPages(ctx, i, f, n, raw, mine); err != nil {
 				return err
 			}

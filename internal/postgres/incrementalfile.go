@@ -24,13 +24,14 @@ type IncrementalFile struct {
 	// ascending order.
 	Blocks []uint32
 	// Truncation is the length, in blocks, up to which blocks that it does not
-	// hold come from the backup before, or are zero if that had none there.
+	// hold come from the backup before, or are zero if that had none there. It
+	// is at most that of a segment.
 	Truncation uint32
 }
 
 // ReadIncrementalFile reads the head of a file of size bytes and leaves r at the
-// first block. It refuses heads that do not fit the size, whose blocks are not
-// in order, or that go beyond a segment of segmentBlocks blocks.
+// first block. It refuses heads that do not fit the size, or whose blocks are not
+// in order or not in a segment of segmentBlocks blocks.
 func ReadIncrementalFile(r io.Reader, size int64, pageSize, segmentBlocks int) (IncrementalFile, error) {
 	var head [12]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -41,9 +42,14 @@ func ReadIncrementalFile(r io.Reader, size int64, pageSize, segmentBlocks int) (
 	if magic != incrementalMagic {
 		return f, fmt.Errorf("incremental file: it begins with %#08x, not %#08x", magic, uint32(incrementalMagic))
 	}
-	if int64(count) > int64(segmentBlocks) || int64(f.Truncation) > int64(segmentBlocks) {
-		return f, fmt.Errorf("incremental file: %d blocks and a length of %d in a segment of %d", count, f.Truncation, segmentBlocks)
+	if int64(count) > int64(segmentBlocks) {
+		return f, fmt.Errorf("incremental file: %d blocks in a segment of %d", count, segmentBlocks)
 	}
+	// A server that does not bound the length gives the segments before the one
+	// in which a relation was truncated the length that is left of the relation
+	// (GetFileBackupMethod of backup/basebackup_incremental.c; later ones cut it
+	// to RELSEG_SIZE, as is done here).
+	f.Truncation = min(f.Truncation, uint32(segmentBlocks))
 	length := int64(len(head)) + 4*int64(count)
 	padding := int64(0)
 	if page := int64(pageSize); count > 0 {

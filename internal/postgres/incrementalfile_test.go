@@ -40,6 +40,7 @@ func TestReadIncrementalFile(t *testing.T) {
 		"cut to nothing":      {0, 0, nil},
 		"head fills its page": {300, 300, many[:253]},
 		"many":                {1500, 1500, many},
+		"as long as a segment, by servers that do not bound it": {5000, segment, []uint32{3}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			head := incrementalHead(page, test.truncation, test.blocks...)
@@ -66,7 +67,7 @@ func TestReadIncrementalFileRefuses(t *testing.T) {
 	for want, head := range map[string][]byte{
 		"incremental file: it begins with 0xd3ae1f0e, not 0xd3ae1f0d":              wrongMagic,
 		"incremental file: unexpected EOF":                                         incrementalHead(page, 1)[:11],
-		"incremental file: 1 blocks and a length of 101 in a segment of 100":       incrementalHead(page, 101, 1),
+		"incremental file: 101 blocks in a segment of 100":                         incrementalHead(page, 1, make([]uint32, 101)...),
 		"incremental file: block 5 at place 1 is out of order or of the segment":   incrementalHead(page, 9, 5, 5),
 		"incremental file: block 100 at place 0 is out of order or of the segment": incrementalHead(page, 9, 100),
 	} {
@@ -94,7 +95,7 @@ func FuzzReadIncrementalFile(f *testing.F) {
 		if file.Length() > segment || !slices.IsSorted(file.Blocks) || int64(read+page*len(file.Blocks)) != size {
 			t.Errorf("%+v from %d of %d bytes", file, read, size)
 		}
-		again := incrementalHead(page, file.Truncation, file.Blocks...)
+		again := incrementalHead(page, binary.LittleEndian.Uint32(data[8:]), file.Blocks...)
 		if len(again) != read || !bytes.Equal(again[:12+4*len(file.Blocks)], data[:12+4*len(file.Blocks)]) {
 			t.Error("it is written in another way")
 		}
@@ -166,4 +167,31 @@ func TestReadBackupManifestIsWhatTheWriterWrote(t *testing.T) {
 			}
 		}
 	}
+}
+
+func FuzzReadBackupManifest(f *testing.F) {
+	var sample bytes.Buffer
+	w, crc := NewBackupManifestWriter(&sample, BackupManifestOptions{Version: 2, SystemID: 7}), uint32(5)
+	for _, path := range []string{"base/1/2", "odd \xff name", "quote\" \\ \n"} {
+		if err := w.File(BackupManifestFile{Path: path, Size: 3, CRC32C: &crc}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if err := w.Finish([]WALRange{{Timeline: 1, Start: 0x28, End: 0x100}}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sample.Bytes())
+	f.Fuzz(func(t *testing.T, content []byte) {
+		none := func(BackupManifestFile) error { return nil }
+		_, err := ReadBackupManifest(bytes.NewReader(content), none)
+		if bytes.Equal(content, sample.Bytes()) && err != nil {
+			t.Error(err)
+		}
+		if len(content) == 0 || err != nil {
+			return
+		}
+		if _, err := ReadBackupManifest(bytes.NewReader(content[:len(content)-1]), none); err == nil {
+			t.Error("a manifest that is cut short is accepted")
+		}
+	})
 }

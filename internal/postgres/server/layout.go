@@ -88,3 +88,22 @@ func (c *Conn) summaries(ctx context.Context) ([]postgres.SummaryFile, error) {
 	}
 	return files, nil
 }
+
+// Summaries lists the WAL summaries that the server has now. It removes them
+// after wal_summary_keep_time: what was read of all it had is complete if those
+// that are still there afterwards cover the range.
+func (c *Conn) Summaries(ctx context.Context) ([]postgres.SummaryFile, error) {
+	rows, err := c.query(ctx, "list the server's WAL summaries", "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()")
+	if err != nil {
+		return nil, err
+	}
+	files := make([]postgres.SummaryFile, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		files[i] = postgres.SummaryFile{Timeline: postgres.Timeline(r.number("tli")), Start: r.lsn("start_lsn"), End: r.lsn("end_lsn")}
+		if r.err != nil {
+			return nil, r.err
+		}
+	}
+	return files, nil
+}

@@ -56,9 +56,30 @@ func TestWaitSummarized(t *testing.T) {
 				checkSummarized(t, conn, c, start)
 				must(conn.StopBackup(t.Context()))(t)
 			}
+			testSummaries(t, conn, c)
 			testSummarizerStalls(t, conn, c)
 			testSummarizerIsSwitchedOff(t, c)
 		})
+	}
+}
+
+// testSummaries compares the server's list with the names of its files.
+func testSummaries(t *testing.T, conn *Conn, c *pgtest.Cluster) {
+	t.Helper()
+	files := must(conn.Summaries(t.Context()))(t)
+	for _, f := range files {
+		if _, err := os.Stat(filepath.Join(c.DataDir, "pg_wal/summaries", f.Name())); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(files) < 3 {
+		t.Fatalf("%d summaries", len(files))
+	}
+	if err := os.Remove(filepath.Join(c.DataDir, "pg_wal/summaries", files[0].Name())); err != nil {
+		t.Fatal(err)
+	}
+	if left := must(conn.Summaries(t.Context()))(t); len(left) != len(files)-1 {
+		t.Errorf("%d of %d are left after one was removed", len(left), len(files))
 	}
 }
 
