@@ -65,28 +65,11 @@ func (c *Conn) RelationLimits(ctx context.Context, tli postgres.Timeline, from, 
 		}
 		limits[i] = l
 	}
-	files, err := c.summaries(ctx) // that are there now were there before
+	files, err := c.Summaries(ctx) // that are there now were there before
 	if err == nil {
 		_, err = postgres.CoverSummaries(files, postgres.History{Timeline: tli}, tli, from, to)
 	}
 	return limits, err
-}
-
-// summaries lists the server's WAL summaries.
-func (c *Conn) summaries(ctx context.Context) ([]postgres.SummaryFile, error) {
-	rows, err := c.query(ctx, "list the server's WAL summaries", "SELECT tli, start_lsn, end_lsn FROM pg_available_wal_summaries()")
-	if err != nil {
-		return nil, err
-	}
-	files := make([]postgres.SummaryFile, len(rows))
-	for i := range rows {
-		r := &rows[i]
-		files[i] = postgres.SummaryFile{Timeline: postgres.Timeline(r.number("tli")), Start: r.lsn("start_lsn"), End: r.lsn("end_lsn")}
-		if r.err != nil {
-			return nil, r.err
-		}
-	}
-	return files, nil
 }
 
 // Summaries lists the WAL summaries that the server has now. It removes them
