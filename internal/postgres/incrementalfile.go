@@ -41,9 +41,11 @@ func ReadIncrementalFile(r io.Reader, size int64, pageSize, segmentBlocks int) (
 	if magic != incrementalMagic {
 		return f, fmt.Errorf("incremental file: it begins with %#08x, not %#08x", magic, uint32(incrementalMagic))
 	}
-	if int64(count) > int64(segmentBlocks) || int64(f.Truncation) > int64(segmentBlocks) {
-		return f, fmt.Errorf("incremental file: %d blocks and a length of %d in a segment of %d", count, f.Truncation, segmentBlocks)
+	if int64(count) > int64(segmentBlocks) {
+		return f, fmt.Errorf("incremental file: %d blocks in a segment of %d", count, segmentBlocks)
 	}
+	// Older minor releases give the limit of the relation, which may lie in a later segment.
+	f.Truncation = uint32(min(int64(f.Truncation), int64(segmentBlocks)))
 	length := int64(len(head)) + 4*int64(count)
 	padding := int64(0)
 	if page := int64(pageSize); count > 0 {
