@@ -44,8 +44,9 @@ microbenchmarks() {
 # measured TOOL OPERATION COMMAND...: one measurement, one line in the table of raw results. measure says by that line, not by its
 # exit status, how the command ended.
 measured() {
-	local tool=$1 operation=$2 before=$stored served watch=()
+	local tool=$1 operation=$2 before served watch=()
 	shift 2
+	before=$(stored_bytes) # now: WAL may have come since the last measurement
 	sync
 	rm -f "$base/row"
 	if [ -n "$apart" ]; then watch=(-server "$(sed -n 1p "$data/postmaster.pid")"); fi
