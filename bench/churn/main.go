@@ -154,7 +154,7 @@ func main() {
 				err := simulate(context.Background(), o, load, p, retention, func(r row) {
 					sum.add(r)
 					if *curve {
-						fmt.Printf("%s,%s,%d,%d,%.4f,%.3f,%.3f,%.3f,%.3f,%.3f\n", load.name, p.name, retention, r.day, r.added, r.stored, r.perFrame, r.perPage, r.far, r.near)
+						fmt.Printf("%q,%q,%d,%d,%.4f,%.3f,%.3f,%.3f,%.3f,%.3f\n", load.name, p.name, retention, r.day, r.added, r.stored, r.perFrame, r.perPage, r.far, r.near)
 					}
 				})
 				if err != nil {
