@@ -49,7 +49,6 @@ func (c *copier) changedFile(ctx context.Context, it item) error {
 	var tasks [][]window
 	if known {
 		tasks = f.split(c.windows(sets, parents))
-		c.keepErrors(it.file.Path, func(block uint32) bool { return !f.reads(tasks, block) })
 	} else {
 		f.way = WayPageHashes
 		if !slices.ContainsFunc(parents, (*repo.ParentFile).Mapped) {
@@ -64,13 +63,10 @@ func (c *copier) changedFile(ctx context.Context, it item) error {
 // keepLarge sends a file that is as in the parents.
 func (c *copier) keepLarge(ctx context.Context, it item) error {
 	c.uses.add(c.changes.way, 1, it.file.Size, 0)
-	c.keepErrors(it.file.Path, func(uint32) bool { return true })
 	return c.send(ctx, &task{
 		read: func(context.Context, *repo.Framers, *batch) error { return nil },
 		commit: func(i int, d *destination) error {
-			file := it.file
-			file.PageErrors = it.parents[i].File().PageErrors
-			return d.writer.AddUnchanged(file, it.parents[i])
+			return d.writer.AddUnchanged(it.file, it.parents[i])
 		},
 	})
 }
@@ -110,19 +106,6 @@ func (f *changedFile) all() [][]window {
 		list = append(list, window{number: n, changed: ^repo.PageSet(0), whole: true})
 	}
 	return slices.Collect(slices.Chunk(list, compareWindows))
-}
-
-// reads tells whether a block of the relation is read by one of the tasks.
-func (f *changedFile) reads(tasks [][]window, block uint32) bool {
-	page := int64(block) - int64(f.rel.Segment)*int64(f.c.control.SegmentBlocks)
-	for _, list := range tasks {
-		for _, w := range list {
-			if w.number == page/repo.PagesPerFrame {
-				return w.whole || w.changed.Has(int(page%repo.PagesPerFrame))
-			}
-		}
-	}
-	return false
 }
 
 // send sends the tasks and, behind them, the end of the file.
@@ -170,9 +153,6 @@ func (f *changedFile) patch(i int, d *destination, list []window, r stretchRead)
 func (f *changedFile) finish(i int, d *destination) error {
 	file := f.item.file
 	file.Size, file.PageErrors = f.end, f.failed.Load()
-	if p := f.item.parents[i]; p != nil && !f.compare {
-		file.PageErrors = file.PageErrors || p.File().PageErrors
-	}
 	return f.writer(i, d).End(file)
 }
 

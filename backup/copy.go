@@ -3,7 +3,6 @@ package backup
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -35,7 +34,6 @@ type copier struct {
 	changes  changes
 	uses     wayUses
 	errors   pageErrors
-	known    []repo.PageError // of the parents
 	throttle *throttle
 	total    atomic.Int64 // bytes of the cluster as estimated; 0 when not known
 	batches  chan *batch
@@ -71,7 +69,6 @@ func newCopier(o Options, to *destinations, control postgres.Control, ch changes
 		c.batches <- &batch{}
 	}
 	for _, h := range to.parents() {
-		c.known = append(c.known, h.PageErrors...)
 		c.total.Store(max(c.total.Load(), h.DatabaseSize))
 	}
 	return c
@@ -279,22 +276,6 @@ func (p *pageErrors) add(path string, block uint32) {
 	}
 	if len(p.files) < maxErrorFiles {
 		p.files = append(p.files, repo.PageError{Path: path, Blocks: []uint32{block}})
-	}
-}
-
-// keepErrors carries over what the parents' headers say of pages that are kept unread.
-func (c *copier) keepErrors(path string, kept func(block uint32) bool) {
-	var known []uint32
-	for _, e := range c.known {
-		if e.Path != path {
-			continue
-		}
-		for _, block := range e.Blocks {
-			if kept(block) && !slices.Contains(known, block) {
-				known = append(known, block)
-				c.errors.add(path, block)
-			}
-		}
 	}
 }
 

@@ -29,8 +29,8 @@ func (c *copier) suspects(path string, size int64, parents []*repo.ParentFile) (
 	}
 	from := pages // from here on everything is new
 	for _, p := range parents {
-		if p == nil {
-			return nil, false
+		if p == nil || p.File().PageErrors {
+			return nil, false // damaged pages are looked at again: they may have been repaired, of which WAL says nothing
 		}
 		from = min(from, p.File().Size/int64(c.pageSize))
 	}

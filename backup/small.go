@@ -67,7 +67,6 @@ func (c *copier) keepSmall(it item) bool {
 		return false
 	}
 	c.uses.add(c.changes.way, 1, it.file.Size, 0)
-	c.keepErrors(it.file.Path, func(uint32) bool { return true })
 	return true
 }
 

@@ -79,9 +79,9 @@ func (h *host) provedBy(t *testing.T, b taken, parent repo.Label, way, reason st
 	c.Stop(t, "immediate")
 }
 
-// TestPageErrorsOfPagesThatAreKept damages pages before a full backup: an
-// incremental one that does not read them still tells of them.
-func TestPageErrorsOfPagesThatAreKept(t *testing.T) {
+// TestDamagedPagesAreLookedAtAgain damages pages before a full backup: an
+// incremental one reads their files again, whatever WAL says of them.
+func TestDamagedPagesAreLookedAtAgain(t *testing.T) {
 	t.Parallel()
 	h, want := damagedHost(t, pgtest.Options{Major: 17, Config: map[string]string{"summarize_wal": "on"}})
 	full := h.run(t, "backup", "--output", "json")
@@ -92,9 +92,17 @@ func TestPageErrorsOfPagesThatAreKept(t *testing.T) {
 			t.Errorf("%s: %s, page errors %+v, want %+v", b.Backup.Label, b.Backup.Status, b.Backup.PageErrors, want)
 		}
 	}
-	b := parseTaken(t, incr)
-	if b.Backup.Ways[0].Way != "server-summaries" || b.Backup.Ways[0].Read > 1<<20 {
-		t.Errorf("the damaged pages were read: %+v", b.Backup.Ways)
+	ways := parseTaken(t, incr).Backup.Ways
+	if ways[0].Way != "server-summaries" || ways[0].Read > 1<<20 {
+		t.Errorf("what is not damaged was read: %+v", ways)
+	}
+	for _, e := range want { // repaired outside of the server: the bits are turned back
+		for _, block := range e.Blocks {
+			damagePages(t, filepath.Join(h.DataDir, e.Path), int64(block))
+		}
+	}
+	if again := h.backup(t, "--type", "incr"); again.Backup.Status != "ok" {
+		t.Errorf("after the repair: %s, %+v", again.Backup.Status, again.Backup.PageErrors)
 	}
 }
 

@@ -356,6 +356,9 @@ func (w *BackupWriter) Commit(h BackupHeader) (BackupHeader, error) {
 	if err != nil {
 		return h, err
 	}
+	if err := w.proveShared(w.outer); err != nil {
+		return h, err
+	}
 	w.sent = true
 	if err := w.putManifest(w.outer, h); err != nil {
 		return h, err
