@@ -117,9 +117,7 @@ func (s *Stanza) BeginBackup(ctx context.Context, id Identity, o BeginOptions) (
 	}
 	if parent != nil {
 		w.parent = newParent(w.ctx, parent, o.AnyOrder)
-		if w.typ == Differential {
-			w.parent.worn = nil // as long as the full backup is there, so are they, and the next would store the same again
-		}
+		w.parent.wear(w.typ)
 	}
 	w.resumption.start(w.ctx)
 	return w, nil

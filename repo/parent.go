@@ -28,7 +28,7 @@ type Parent struct {
 }
 
 func newParent(ctx context.Context, b *Backup, anyOrder bool) *Parent {
-	p := &Parent{backup: b, worn: wornPacks(b.tables.packs), footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
+	p := &Parent{backup: b, footers: newFooterCache(ctx, b.stanza.repo, b.tables.packs)}
 	p.next, p.endList = iter.Pull2(b.Files(ctx))
 	p.advance()
 	if anyOrder {

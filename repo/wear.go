@@ -16,11 +16,15 @@ const (
 	// wearBudget is how much of what the parent refers to is stored again at
 	// most, but for one pack, which may be more in a small repository.
 	wearBudget = 0.05
+	// fullWearBudget is that of a full backup, which is there to renew what it
+	// rests on, and reads everything anyway.
+	fullWearBudget = 0.25
 )
 
 // wornPacks chooses the packs whose frames are to be stored again: those of
 // which least is used first, since they give most room for what they cost.
-func wornPacks(packs []packUse) map[packID]bool {
+// The budget is a part of what is used of all packs.
+func wornPacks(packs []packUse, budget float64) map[packID]bool {
 	var total int64
 	var worn []packUse
 	for _, p := range packs {
@@ -33,14 +37,26 @@ func wornPacks(packs []packUse) map[packID]bool {
 		return cmp.Compare(float64(a.used)*float64(b.size), float64(b.used)*float64(a.size))
 	})
 	out := map[packID]bool{}
-	budget := int64(wearBudget * float64(total))
+	left := int64(budget * float64(total))
 	for _, p := range worn {
-		if budget -= p.used; budget < 0 && len(out) > 0 {
+		if left -= p.used; left < 0 && len(out) > 0 {
 			break
 		}
 		out[p.id] = true
 	}
 	return out
+}
+
+// wear chooses the worn packs for a backup of a type. A differential backup
+// leaves them alone: as long as its full backup is there so are they, and the
+// next one would store the same again.
+func (p *Parent) wear(typ BackupType) {
+	switch typ {
+	case Full:
+		p.worn = wornPacks(p.backup.tables.packs, fullWearBudget)
+	case Incremental:
+		p.worn = wornPacks(p.backup.tables.packs, wearBudget)
+	}
 }
 
 // wears tells that content of the file lies in a worn pack.

@@ -24,7 +24,9 @@ func parentOf(t *testing.T, s *Stanza, l Label) *Parent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newParent(context.Background(), b, false)
+	p := newParent(context.Background(), b, false)
+	p.wear(Incremental)
+	return p
 }
 
 func everyPage(int) bool { return true }
@@ -127,7 +129,7 @@ func TestWornPacks(t *testing.T) {
 		{"one, whatever the budget", []packUse{pack(0, 1000, 400), pack(1, 1000, 450)}, []uint32{0}},
 	} {
 		var got []uint32
-		for id := range wornPacks(test.packs) {
+		for id := range wornPacks(test.packs, wearBudget) {
 			got = append(got, id.number)
 		}
 		slices.Sort(got)

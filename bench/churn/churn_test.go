@@ -15,7 +15,7 @@ func TestRepositoriesAgeWell(t *testing.T) {
 	}
 	for _, test := range []struct {
 		workload, plan int
-	}{{0, 0}, {1, 2}, {5, 0}, {5, 2}} {
+	}{{0, 0}, {0, 1}, {1, 2}, {5, 0}, {5, 2}} {
 		load, p := workloads[test.workload], plans[test.plan]
 		t.Run(load.name+", "+p.name, func(t *testing.T) {
 			sum := summary{from: 14}
