@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -115,16 +117,15 @@ type System struct {
 
 // IdentifySystem asks which cluster the session is with.
 func (c *ReplicationConn) IdentifySystem(ctx context.Context) (System, error) {
-	r, err := c.one(ctx, "identify the system", "IDENTIFY_SYSTEM")
+	answer, err := pglogrepl.IdentifySystem(ctx, c.conn)
 	if err != nil {
-		return System{}, err
+		return System{}, replicationError("identify the system", err)
 	}
-	s := System{
-		SystemID: parse(r, "the system identifier", parseUint64),
-		Timeline: postgres.Timeline(r.number("the timeline")),
-		LSN:      r.lsn("the position"),
+	id, err := strconv.ParseUint(answer.SystemID, 10, 64)
+	if err != nil {
+		return System{}, fmt.Errorf("identify the system: the system identifier: %w", err)
 	}
-	return s, r.err
+	return System{SystemID: id, Timeline: postgres.Timeline(answer.Timeline), LSN: postgres.LSN(answer.XLogPos)}, nil
 }
 
 // UploadManifest sends the manifest of an earlier backup, against which the next
