@@ -114,7 +114,7 @@ func (f *Framer) Window(ctx context.Context, out, raw []byte, path string, n int
 func (f *Framer) lookUp(ctx context.Context, id ContentID, length int, path string, n int64, pageSize int, parent *ParentFile) Window {
 	w := Window{raw: length, pages: uint32(pageCount(int64(length), pageSize))}
 	if parent != nil {
-		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == length && !parent.worn(ref) && f.readable(ctx, parent, ref) {
+		if ref, old, ok := parent.window(ctx, n); ok && old == id && int(ref.raw) == length && !parent.worn(ref.pack) && f.readable(ctx, parent, ref) {
 			w.reused, w.ref = true, ref
 			return w
 		}
@@ -149,7 +149,7 @@ func (f *Framer) lookUpSmall(ctx context.Context, id ContentID, length int, path
 	s := Small{member: member{path: path, length: uint32(length), id: id}}
 	if parent != nil {
 		ref, offset, old, ok := parent.member(ctx)
-		if ok && old == id && parent.file.Size == int64(length) && !parent.worn(ref) && f.readable(ctx, parent, ref) {
+		if ok && old == id && parent.file.Size == int64(length) && !parent.worn(ref.pack) && f.readable(ctx, parent, ref) {
 			s.reused, s.ref, s.offset = true, ref, offset
 			return s
 		}

@@ -13,7 +13,7 @@ import (
 // new one's operation. Find is for one goroutine; what it returns is for many.
 type Parent struct {
 	backup  *Backup
-	worn    map[packID]bool // packs whose frames are stored again rather than shared
+	worn    map[packID]*wornPack // packs whose frames are stored again rather than shared
 	footers *footerCache
 	next    func() (File, error, bool)
 	endList func()
@@ -96,7 +96,8 @@ func (p *Parent) Find(ctx context.Context, path string) *ParentFile {
 		f.fileMap = m
 		f.rebase = m.scatter() > rebaseAt(f.file.Path)
 	}
-	f.settled = !f.rebase && !f.wears()
+	f.findWorn(ctx)
+	f.settled = !f.rebase && len(f.wornPacks) == 0
 	return f
 }
 
@@ -107,6 +108,8 @@ type ParentFile struct {
 	fileMap *fileMap
 	rebase  bool // its pages are scattered over so many frames that it is to be stored anew
 	settled bool
+
+	wornPacks []packID // few: those of the file's content that is not to be shared
 }
 
 // Settled tells that nothing of the file is to be stored again if it has not

@@ -54,7 +54,7 @@ func (f *ParentFile) gather(n int64) (again PageSet) {
 		if !p.zero && f.rebase && !p.whole {
 			return FirstPages(PagesPerFrame)
 		}
-		if !p.zero && f.worn(p.ref) {
+		if !p.zero && f.worn(p.ref.pack) {
 			again |= FirstPages(int(p.count)) << at
 		}
 		at += int(p.count)

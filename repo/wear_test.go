@@ -162,7 +162,7 @@ func TestContentOfWornPacksIsStoredAgain(t *testing.T) {
 			defer p.stop()
 			worn := old.backup.tables.packs[0].id
 			wants := p.Find(ctx, patchedFile)
-			if !p.worn[worn] {
+			if !p.isWorn(ctx, worn) {
 				used := float64(p.backup.tables.packs[1].used) / float64(p.backup.header.ReferencedSize)
 				t.Fatalf("pack %s is not worn: %+v, %f", worn.key(), p.backup.tables.packs, used)
 			}
@@ -255,5 +255,26 @@ func TestRebasesAreSpread(t *testing.T) {
 	}
 	if low < 400 || high < 400 {
 		t.Errorf("%d early, %d late", low, high)
+	}
+}
+
+// TestAPackOfTinyFilesIsNotWorn: what describes them takes more room than they do.
+func TestAPackOfTinyFilesIsNotWorn(t *testing.T) {
+	s := testRepository(t, mem.New(), "")
+	tree := testTree{{"base", nil}}
+	for n := range 300 {
+		tree = append(tree, testTree{{fmt.Sprintf("base/%08d", n), []byte{byte(n), byte(n >> 8)}}}...)
+	}
+	tree.store(t, s)
+	w, err := s.BeginBackup(t.Context(), s.Current(), BeginOptions{Type: Full, PageSize: testPage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	if len(w.parent.worn) != 1 {
+		t.Errorf("%d packs seem worn: the test proves nothing", len(w.parent.worn))
+	}
+	if f := w.Parent().Find(t.Context(), "base/00000007"); !f.Settled() {
+		t.Error("it is to be stored again")
 	}
 }
