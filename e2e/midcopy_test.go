@@ -128,6 +128,10 @@ func TestABackupFailsWhenItsServerOrSessionIsLost(t *testing.T) {
 			if !h.Running() {
 				h.Start(t)
 			}
+			// As a collector would: else it resumes the one that failed, and stores next to nothing.
+			if err := os.RemoveAll(filepath.Join(h.repo, "pins")); err != nil {
+				t.Fatal(err)
+			}
 			p := haltedBackup(t, h)
 			c.strike(t)
 			o := p.goOn(t)

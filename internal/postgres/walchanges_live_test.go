@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -112,8 +113,25 @@ func makeChanges(t *testing.T, major int) *changingServer {
 			}
 		}
 	}
+	s.truncate(t)
 	s.Exec(t, "CHECKPOINT")
 	return s
+}
+
+// truncate has VACUUM give the end of a table back, which it does only when
+// nobody is in its way, not even autovacuum.
+func (s *changingServer) truncate(t *testing.T) {
+	t.Helper()
+	s.Exec(t, "CREATE TABLE cut AS SELECT n, md5(n::text) FROM generate_series(1, 20000) n")
+	s.Exec(t, "DELETE FROM cut WHERE n > 100")
+	for range 100 {
+		s.Exec(t, "VACUUM cut")
+		if s.Query(t, "SELECT pg_relation_size('cut') < 100000") == "t" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatal("VACUUM did not truncate the table")
 }
 
 // redo is where the last checkpoint begins, and so does a record.
