@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/crc32c"
@@ -41,8 +42,8 @@ type store struct {
 
 func newStore(ctx context.Context, packs int) (*store, error) {
 	s := &store{packs: packs, objects: map[string]int{}, frames: map[repo.FrameUse]int{}, pages: map[page]int{}}
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	clock := func() time.Time { now = now.Add(time.Second); return now }
+	var ticks atomic.Int64 // the repository asks from several goroutines
+	clock := func() time.Time { return time.Date(2026, 1, 1, 0, 0, int(ticks.Add(1)), 0, time.UTC) }
 	s.metrics = metrics.New(mem.New(), clock)
 	compression, err := repo.ParseCompression("s2")
 	if err != nil {
