@@ -64,7 +64,6 @@ func (c *copier) changedFile(ctx context.Context, it item) error {
 func (c *copier) keepLarge(ctx context.Context, it item) error {
 	c.uses.add(c.changes.way, 1, it.file.Size, 0)
 	return c.send(ctx, &task{
-		read: func(context.Context, *repo.Framers, *batch) error { return nil },
 		commit: func(i int, d *destination) error {
 			return d.writer.AddUnchanged(it.file, it.parents[i])
 		},
@@ -124,7 +123,7 @@ func (f *changedFile) send(ctx context.Context, tasks [][]window) error {
 			return err
 		}
 	}
-	return f.c.send(ctx, &task{read: func(context.Context, *repo.Framers, *batch) error { return nil }, commit: f.finish})
+	return f.c.send(ctx, &task{commit: f.finish})
 }
 
 // writer is the file in one of the backups. Files are written one after the

@@ -54,8 +54,8 @@ type batch struct {
 // task is one step of the copy.
 type task struct {
 	batch  *batch
-	read   func(context.Context, *repo.Framers, *batch) error
-	commit func(i int, d *destination) error // called for each repository that has not failed
+	read   func(context.Context, *repo.Framers, *batch) error // nil when there is nothing to read
+	commit func(i int, d *destination) error                  // called for each repository that has not failed
 	done   chan struct{}
 	err    error
 }
@@ -208,7 +208,9 @@ func (c *copier) worker(ctx context.Context) error {
 			}
 		}
 		c.prepare(t.batch, framers)
-		t.err = t.read(ctx, framers, t.batch)
+		if t.read != nil {
+			t.err = t.read(ctx, framers, t.batch)
+		}
 		close(t.done)
 		if t.err != nil {
 			return t.err

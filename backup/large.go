@@ -129,7 +129,7 @@ func (l *largeFile) send(ctx context.Context) error {
 			return err
 		}
 	}
-	return l.c.send(ctx, &task{read: func(context.Context, *repo.Framers, *batch) error { return nil }, commit: l.finish})
+	return l.c.send(ctx, &task{commit: l.finish})
 }
 
 // finish adds the file to one of the backups.

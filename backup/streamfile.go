@@ -116,7 +116,6 @@ func (f *streamedFile) finish(ctx context.Context, bytes int64) error {
 	f.t.c.uses.add(f.way, 1, bytes, 0)
 	f.file.Size = bytes
 	return f.t.c.send(ctx, &task{
-		read: func(context.Context, *repo.Framers, *batch) error { return nil },
 		commit: func(i int, d *destination) error {
 			file := f.file
 			file.PageErrors = f.failed.Load()

@@ -12,14 +12,16 @@ type ObjectUse struct {
 
 // Objects lists the packs and maps that the backup needs: with its manifest and
 // the repository's keys they are all that a restore reads.
-func (b *Backup) Objects() iter.Seq[ObjectUse] {
+func (b *Backup) Objects() iter.Seq[ObjectUse] { return b.tables.objects() }
+
+func (t *manifestTables) objects() iter.Seq[ObjectUse] {
 	return func(yield func(ObjectUse) bool) {
-		for _, p := range b.tables.packs {
+		for _, p := range t.packs {
 			if !yield(ObjectUse{Key: p.id.key(), Size: p.size, Used: p.used}) {
 				return
 			}
 		}
-		for _, m := range b.tables.maps {
+		for _, m := range t.maps {
 			if !yield(ObjectUse{Key: mapKey(m.op, m.number), Size: m.size, Used: m.size}) {
 				return
 			}

@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/oklog/ulid/v2"
+	"strings"
 
 	"github.com/pgbak/pgbak/internal/hint"
 )
@@ -23,16 +22,11 @@ func (w *BackupWriter) proveShared(ctx context.Context) error {
 		return nil
 	}
 	wanted, prefixes := map[string]int64{}, []string(nil)
-	need := func(op ulid.ULID, prefix, key string, size int64) {
-		if op != w.op {
-			wanted[key], prefixes = size, append(prefixes, prefix)
+	for o := range w.tables.objects() {
+		prefix := o.Key[:strings.LastIndexByte(o.Key, '/')+1]
+		if prefix != packsPrefix(w.op) && prefix != mapsPrefix(w.op) {
+			wanted[o.Key], prefixes = o.Size, append(prefixes, prefix)
 		}
-	}
-	for _, p := range w.tables.packs {
-		need(p.id.op, packsPrefix(p.id.op), p.id.key(), p.size)
-	}
-	for _, m := range w.tables.maps {
-		need(m.op, mapsPrefix(m.op), mapKey(m.op, m.number), m.size)
 	}
 	slices.Sort(prefixes)
 	prefixes = slices.Compact(prefixes)
