@@ -43,7 +43,7 @@ func TestAPartialSegmentIsServedOnlyUnderItsOwnName(t *testing.T) {
 func TestARepositoryThatWentAwayIsNotAnAbsentFile(t *testing.T) {
 	st := mem.New()
 	s := newStanza(t, st, testIdentity(17))
-	for o, err := range st.Clone().List(t.Context(), "") {
+	for o, err := range st.Clone().List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func TestTheDestinationIsReplacedOrLeftAlone(t *testing.T) {
 func walKey(t *testing.T, st storage.Store) storage.Object {
 	t.Helper()
 	var found storage.Object
-	for o, err := range st.List(t.Context(), "wal/") {
+	for o, err := range st.List(t.Context(), "wal/", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

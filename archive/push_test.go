@@ -179,7 +179,7 @@ func TestAFileWithoutAHeaderIsOfTheClusterThatPushesIt(t *testing.T) {
 
 func count(t *testing.T, st *mem.Store) (n int) {
 	t.Helper()
-	for _, err := range st.List(t.Context(), "") {
+	for _, err := range st.List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,14 +73,14 @@ func TestABackupWhoseCommitWasInterruptedIsNotCalledOne(t *testing.T) {
 	if results[1].Err != nil || results[1].Header.Label == "" {
 		t.Errorf("the other one has its backup: %+v", results[1])
 	}
-	for obj, err := range inner.List(t.Context(), "backups/") {
+	for obj, err := range inner.List(t.Context(), "backups/", "") {
 		t.Errorf("%s is there, %v", obj.Key, err)
 	}
 }
 
 func hasBackup(t *testing.T, s *repo.Stanza) bool {
 	t.Helper()
-	for _, err := range s.Repository().Store().List(context.Background(), "backups/") {
+	for _, err := range s.Repository().Store().List(context.Background(), "backups/", "") {
 		return err == nil
 	}
 	return false

@@ -264,7 +264,7 @@ func TestARepositoryThatFailsDuringTheCopyIsDroppedAndHoldsNothingUp(t *testing.
 			}
 			left := 0
 			for _, prefix := range []string{"packs/", "maps/", "pins/", "backups/"} {
-				for obj, err := range inner.List(t.Context(), prefix) {
+				for obj, err := range inner.List(t.Context(), prefix, "") {
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -276,7 +276,7 @@ func TestARepositoryThatFailsDuringTheCopyIsDroppedAndHoldsNothingUp(t *testing.
 			if (left > 0) != c.left {
 				t.Errorf("%d objects are left", left)
 			}
-			for obj, err := range good.store.List(t.Context(), "pins/") {
+			for obj, err := range good.store.List(t.Context(), "pins/", "") {
 				t.Errorf("the good repository has pin %s, %v", obj.Key, err)
 			}
 		})

@@ -240,7 +240,7 @@ func TestADamagedSummaryIsToldAndItsSegmentRead(t *testing.T) {
 	src.local = w.dir
 	name := w.segments[2]
 	var key string
-	for o, err := range st.List(t.Context(), "wal/") {
+	for o, err := range st.List(t.Context(), "wal/", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -130,7 +130,7 @@ func forget(t *testing.T, st storage.Store, checked, kept map[repo.Label]bool) {
 		}
 		delete(checked, label)
 	}
-	for pin, err := range st.List(t.Context(), "pins/") {
+	for pin, err := range st.List(t.Context(), "pins/", "") {
 		if err == nil {
 			err = st.Delete(t.Context(), pin.Key)
 		}

@@ -108,7 +108,7 @@ func (s *Stanza) manifests(ctx context.Context) ([]BackupInfo, error) {
 		return err
 	})
 	group.Go(func() error {
-		for obj, err := range s.repo.store.List(ctx, backupsPrefix(s.name)) {
+		for obj, err := range s.repo.store.List(ctx, backupsPrefix(s.name), "") {
 			if err != nil {
 				return fmt.Errorf("list backups of stanza %s: %w", s.name, err)
 			}
@@ -161,7 +161,7 @@ func (s *Stanza) readInfo(ctx context.Context, info *BackupInfo) (bool, error) {
 
 func (s *Stanza) tombs(ctx context.Context) (map[Label]bool, error) {
 	tombs := map[Label]bool{}
-	for obj, err := range s.repo.store.List(ctx, tombsPrefix(s.name)) {
+	for obj, err := range s.repo.store.List(ctx, tombsPrefix(s.name), "") {
 		if err != nil {
 			return nil, fmt.Errorf("list tombs of stanza %s: %w", s.name, err)
 		}

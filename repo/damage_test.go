@@ -288,7 +288,7 @@ func TestDamagedParentIsNotShared(t *testing.T) {
 			s := testRepository(t, st, passphrase)
 			tree := makeTree(1)
 			tree.store(t, s)
-			for o, err := range st.Clone().List(ctx, prefix) {
+			for o, err := range st.Clone().List(ctx, prefix, "") {
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -22,7 +22,7 @@ func TestAFullBackupDoesNotRestOnDecayedContent(t *testing.T) {
 			tree := makeTree(1)
 			first := tree.store(t, s)
 			pack := ""
-			for obj, err := range st.List(ctx, "packs/") {
+			for obj, err := range st.List(ctx, "packs/", "") {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -91,7 +91,7 @@ func TestDiscardGivesRoomBackAndNothingElse(t *testing.T) {
 func allKeys(t *testing.T, st storage.Store) []string {
 	t.Helper()
 	var keys []string
-	for obj, err := range st.List(context.Background(), "") {
+	for obj, err := range st.List(context.Background(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -61,7 +61,7 @@ func (w *BackupWriter) Discard(ctx context.Context) error {
 func (w *BackupWriter) discard(ctx context.Context, prefix string) error {
 	store := w.stanza.repo.store
 	var keys []string
-	for obj, err := range store.List(ctx, prefix) {
+	for obj, err := range store.List(ctx, prefix, "") {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", prefix, err)
 		}

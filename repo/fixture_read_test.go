@@ -271,7 +271,7 @@ func TestPagesOfTheSameFileFromSeveralOperationsComeInAnyExtentSize(t *testing.T
 // objects lists the keys of the fixture under a prefix.
 func (f *fixture) objects(prefix string) []string {
 	var keys []string
-	for o, err := range f.store.List(context.Background(), prefix) {
+	for o, err := range f.store.List(context.Background(), prefix, "") {
 		if err == nil {
 			keys = append(keys, o.Key)
 		}

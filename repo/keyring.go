@@ -131,7 +131,7 @@ func openKeyring(ctx context.Context, st storage.Store, c Config, digest string,
 		}
 		found = !isAbsent(err)
 	}
-	for obj, err := range st.List(ctx, keysPrefix) {
+	for obj, err := range st.List(ctx, keysPrefix, "") {
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", keysPrefix, err)
 		}

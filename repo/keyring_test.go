@@ -32,7 +32,7 @@ func copyObject(t *testing.T, from, to storage.Store, key, as string) {
 
 func keyOf(t *testing.T, st storage.Store) string {
 	t.Helper()
-	for o, err := range st.List(context.Background(), keysPrefix) {
+	for o, err := range st.List(context.Background(), keysPrefix, "") {
 		if err != nil {
 			t.Fatal(err)
 		}

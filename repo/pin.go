@@ -50,7 +50,7 @@ const pinReads = 8
 // pins lists what can be read, and the damage of what cannot.
 func (s *Stanza) pins(ctx context.Context) (pins []Pin, damage, err error) {
 	var keys []string
-	for obj, err := range s.repo.store.List(ctx, pinsPrefix) {
+	for obj, err := range s.repo.store.List(ctx, pinsPrefix, "") {
 		if err != nil {
 			return nil, nil, fmt.Errorf("list %s: %w", pinsPrefix, err)
 		}

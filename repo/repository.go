@@ -138,7 +138,7 @@ func Create(ctx context.Context, st storage.Store, o Options) (*Repository, erro
 // Keys alone may be there, of an init that was interrupted.
 func refuseRemains(ctx context.Context, st storage.Store) error {
 	for _, prefix := range contentPrefixes() {
-		for obj, err := range st.List(ctx, prefix) {
+		for obj, err := range st.List(ctx, prefix, "") {
 			if err != nil {
 				return fmt.Errorf("look for remains of a repository: %w", err)
 			}
@@ -206,7 +206,7 @@ func (r *Repository) Store() storage.Store { return r.store }
 // Stanzas lists the names of the stanzas in order.
 func (r *Repository) Stanzas(ctx context.Context) ([]string, error) {
 	var names []string
-	for obj, err := range r.store.List(ctx, stanzasPrefix) {
+	for obj, err := range r.store.List(ctx, stanzasPrefix, "") {
 		if err != nil {
 			return nil, fmt.Errorf("list stanzas: %w", err)
 		}

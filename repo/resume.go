@@ -71,7 +71,7 @@ func (s *Stanza) leftover(ctx context.Context, op ulid.ULID, p Pin) (*leftover, 
 	l := &leftover{repo: s.repo, op: op, wrapped: p.WrappedKey, pageSize: s.Current().BlockSize,
 		data: &dataKeys{keys: s.repo.keys, wrapped: map[string][]byte{op.String(): p.WrappedKey}}}
 	prefix := packsPrefix(op)
-	for obj, err := range s.repo.store.List(ctx, prefix) {
+	for obj, err := range s.repo.store.List(ctx, prefix, "") {
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", prefix, err)
 		}

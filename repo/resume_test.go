@@ -193,7 +193,7 @@ func collectDead(ctx context.Context, s *Stanza, dead Pin) error {
 			named[o.Key] = true
 		}
 	}
-	for obj, err := range st.List(ctx, "packs/"+dead.Operation+"/") {
+	for obj, err := range st.List(ctx, "packs/"+dead.Operation+"/", "") {
 		if err == nil && !named[obj.Key] {
 			err = st.Delete(ctx, obj.Key)
 		}

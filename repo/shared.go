@@ -32,7 +32,7 @@ func (w *BackupWriter) proveShared(ctx context.Context) error {
 	prefixes = slices.Compact(prefixes)
 	found := make([][]string, len(prefixes))
 	if err := readEach(ctx, len(prefixes), sharedLists, func(ctx context.Context, i int) error {
-		for obj, err := range w.stanza.repo.store.List(ctx, prefixes[i]) {
+		for obj, err := range w.stanza.repo.store.List(ctx, prefixes[i], "") {
 			if err != nil {
 				return fmt.Errorf("list %s: %w", prefixes[i], err)
 			}

@@ -22,7 +22,7 @@ func TestABackupDoesNotInheritWhatIsLost(t *testing.T) {
 		patchedBackup(t, s, Full, content, func(int) bool { return true }, false)
 		patchedBackup(t, s, Incremental, content, func(page int) bool { return page == 7 }, false)
 		var lost string
-		for obj, err := range st.List(ctx, what) {
+		for obj, err := range st.List(ctx, what, "") {
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -120,7 +120,7 @@ func (r *Repository) refuseLost(ctx context.Context, name string) error {
 // that number can have left.
 func (r *Repository) refuseRemainsOf(ctx context.Context, stanza string, n int, prefixes ...string) error {
 	for _, prefix := range prefixes {
-		for obj, err := range r.store.List(ctx, prefix) {
+		for obj, err := range r.store.List(ctx, prefix, "") {
 			if err != nil {
 				return fmt.Errorf("look for remains of stanza %s: %w", stanza, err)
 			}
@@ -197,7 +197,7 @@ func (r *Repository) checkIdentities(ctx context.Context, stanza string) error {
 
 // countIdentities lists the identities, which must be numbered without a gap.
 func (r *Repository) countIdentities(ctx context.Context, stanza string) (n int, err error) {
-	for obj, err := range r.store.List(ctx, identityPrefix(stanza)) {
+	for obj, err := range r.store.List(ctx, identityPrefix(stanza), "") {
 		if err != nil {
 			return n, fmt.Errorf("list identities of stanza %s: %w", stanza, err)
 		}

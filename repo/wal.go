@@ -224,7 +224,7 @@ func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline
 
 func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
-		for obj, err := range s.repo.store.List(ctx, prefix) {
+		for obj, err := range s.repo.store.List(ctx, prefix, "") {
 			if err != nil {
 				yield(postgres.WALFile{}, fmt.Errorf("list WAL under %s: %w", prefix, err))
 				return

@@ -61,7 +61,7 @@ func restoreThrough(t *testing.T, st storage.Store, dir string) error {
 func kindsOfObject(t *testing.T, st storage.Store) map[string]string {
 	t.Helper()
 	kinds := map[string]string{}
-	for obj, err := range st.List(context.Background(), "") {
+	for obj, err := range st.List(context.Background(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -53,9 +53,10 @@ var ErrThrottled = errors.New("the storage asks for fewer requests")
 //     finds it there, for success. Where Properties.ConditionalPut is false this
 //     holds only for Puts that do not overlap.
 //   - What was Put is at once visible to Get, Stat and List of every client.
-//   - List yields the objects whose key begins with the prefix in ascending
-//     byte order of the key; it sees every object that was there before it
-//     began and was not deleted since.
+//   - List yields the objects whose key begins with the prefix and comes behind
+//     after, in ascending byte order of the key; it sees every object that was
+//     there before it began and was not deleted since. after is "" for all; a
+//     list that begins far behind the prefix costs no more than another one.
 //   - Get, Stat: an absent key gives an error that wraps ErrNotExist. Delete of
 //     an absent key is no error.
 //   - All methods may be called concurrently, and end soon after their context.
@@ -71,7 +72,7 @@ type Store interface {
 	// ends in io.EOF without an error: lengths are the caller's to check.
 	Get(ctx context.Context, key string, r Range) (io.ReadCloser, error)
 	Stat(ctx context.Context, key string) (Object, error)
-	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
+	List(ctx context.Context, prefix, after string) iter.Seq2[Object, error]
 	Delete(ctx context.Context, keys ...string) error
 	Properties() Properties
 }

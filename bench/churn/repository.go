@@ -169,7 +169,7 @@ func (s *store) expire(ctx context.Context, before int) error {
 
 // sizes gives the bytes of all objects, and those of the frames that kept backups use.
 func (s *store) sizes(ctx context.Context) (stored, used int64, err error) {
-	for o, err := range s.stanza.Repository().Store().List(ctx, "") {
+	for o, err := range s.stanza.Repository().Store().List(ctx, "", "") {
 		if err != nil {
 			return 0, 0, err
 		}

@@ -110,15 +110,15 @@ func (f *faults) Stat(ctx context.Context, key string) (storage.Object, error) {
 	return f.Store.Stat(ctx, key)
 }
 
-func (f *faults) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (f *faults) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		after, err := f.begin("list", prefix)
+		done, err := f.begin("list", prefix)
 		if err != nil {
 			yield(storage.Object{}, err)
 			return
 		}
-		defer after()
-		for o, err := range f.Store.List(ctx, prefix) {
+		defer done()
+		for o, err := range f.Store.List(ctx, prefix, after) {
 			if !yield(o, err) {
 				return
 			}

@@ -49,9 +49,9 @@ func (m marked) Stat(ctx context.Context, key string) (storage.Object, error) {
 	return o, mark(err)
 }
 
-func (m marked) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (m marked) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		for o, err := range m.Store.List(ctx, prefix) {
+		for o, err := range m.Store.List(ctx, prefix, after) {
 			if !yield(o, mark(err)) {
 				return
 			}

@@ -116,7 +116,7 @@ func TestTheProbeShowsEachPromise(t *testing.T) {
 				t.Errorf("promise %+v", p)
 			}
 		}
-		for o, listErr := range st.List(t.Context(), "") {
+		for o, listErr := range st.List(t.Context(), "", "") {
 			t.Errorf("the probe left %s (%v)", o.Key, listErr)
 		}
 		return results, err

@@ -199,7 +199,7 @@ func comeAndGo(ctx context.Context, st storage.Store, prefix string) error {
 // in it.
 func wantLasting(ctx context.Context, st storage.Store, prefix string, lasting int) error {
 	found, last := 0, ""
-	for o, err := range st.List(ctx, prefix) {
+	for o, err := range st.List(ctx, prefix, "") {
 		if err != nil {
 			return err
 		}

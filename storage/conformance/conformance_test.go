@@ -69,11 +69,11 @@ func (b broken) Stat(ctx context.Context, key string) (storage.Object, error) {
 	return b.Store.Stat(ctx, key)
 }
 
-func (b broken) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (b broken) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	if b.list != nil {
 		return b.list(ctx, b.Store, prefix)
 	}
-	return b.Store.List(ctx, prefix)
+	return b.Store.List(ctx, prefix, after)
 }
 
 func (b broken) Delete(ctx context.Context, keys ...string) error {
@@ -113,14 +113,14 @@ var brokenStores = []struct {
 	}}, "an invalid key"},
 	{"stat finds directories", broken{stat: func(ctx context.Context, st *mem.Store, key string) (storage.Object, error) {
 		o, err := st.Stat(ctx, key)
-		for range st.List(ctx, key+"/") {
+		for range st.List(ctx, key+"/", "") {
 			return o, nil
 		}
 		return o, err
 	}}, "an absent key is ErrNotExist"},
 	{"list goes by elements", broken{list: byElements}, "list is in ascending byte order"},
 	{"list takes its prefix for a directory", broken{list: func(ctx context.Context, st *mem.Store, prefix string) iter.Seq2[storage.Object, error] {
-		return filter(st.List(ctx, prefix), func(o storage.Object) bool {
+		return filter(st.List(ctx, prefix, ""), func(o storage.Object) bool {
 			rest := strings.TrimPrefix(o.Key, prefix)
 			return rest == "" || strings.HasSuffix(prefix, "/") || rest[0] == '/'
 		})
@@ -133,11 +133,11 @@ var brokenStores = []struct {
 	}}, "an object of 40 MiB"},
 	{"list stops at a thousand", broken{list: func(ctx context.Context, st *mem.Store, prefix string) iter.Seq2[storage.Object, error] {
 		n := 0
-		return filter(st.List(ctx, prefix), func(storage.Object) bool { n++; return n <= 1000 })
+		return filter(st.List(ctx, prefix, ""), func(storage.Object) bool { n++; return n <= 1000 })
 	}}, "a list of 1100 objects"},
 	{"list does not know sizes", broken{list: func(ctx context.Context, st *mem.Store, prefix string) iter.Seq2[storage.Object, error] {
 		return func(yield func(storage.Object, error) bool) {
-			for o, err := range st.List(ctx, prefix) {
+			for o, err := range st.List(ctx, prefix, "") {
 				if !yield(storage.Object{Key: o.Key}, err) {
 					return
 				}
@@ -207,7 +207,7 @@ func keepPart(ctx context.Context, st *mem.Store, key string, src storage.Source
 func byElements(ctx context.Context, st *mem.Store, prefix string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		var later []storage.Object
-		for o, err := range st.List(ctx, prefix) {
+		for o, err := range st.List(ctx, prefix, "") {
 			if err != nil {
 				yield(o, err)
 				return

@@ -15,6 +15,7 @@ func listChecks() []Check {
 		{Name: "list is in ascending byte order of the whole key", Run: checkListOrder},
 		{Name: "a list prefix is any beginning of a key, at a slash or not", Run: checkListPrefix},
 		{Name: "a list prefix that no key can begin with gives nothing", Run: checkListNoPrefix},
+		{Name: "a list behind a key gives all that comes behind it, whether it is there or not", Run: checkListAfter},
 		{Name: "list tells the size of each object", Run: checkListSizes},
 		{Name: "a list may be left early and run again", Run: checkListLeave},
 		{Name: "a list of 1100 objects is complete, and one delete takes them all", Run: checkListMany},
@@ -91,6 +92,34 @@ func checkListPrefix(ctx context.Context, st storage.Store, prefix string) error
 	return nil
 }
 
+func checkListAfter(ctx context.Context, st storage.Store, prefix string) error {
+	names := []string{"a!x", "a.b", "a/-", "a/b-c", "a/b.c/d", "a/c", "a0", "b/c/d/e/f", "b/c/d/e0", "b/c/d0", "c"}
+	if err := putAll(ctx, st, prefix, names...); err != nil {
+		return err
+	}
+	afters := append([]string{"", "a", "a/", "a/b", "a/b.", "a/b.c/", "a/b.c/e", "a/~", "b", "b/c/d/e", "b/c/d/e/", "bb", "d"}, names...)
+	for _, start := range []string{"", "a", "a/", "b/c/d/e"} {
+		for _, after := range afters {
+			var got, want []string
+			for o, err := range st.List(ctx, prefix+start, prefix+after) {
+				if err != nil {
+					return err
+				}
+				got = append(got, o.Key)
+			}
+			for _, name := range names {
+				if strings.HasPrefix(name, start) && name > after {
+					want = append(want, prefix+name)
+				}
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("list of %q behind %q gave %q, want %q", prefix+start, prefix+after, got, want)
+			}
+		}
+	}
+	return nil
+}
+
 func checkListNoPrefix(ctx context.Context, st storage.Store, prefix string) error {
 	if err := putAll(ctx, st, prefix, "a/b", "c"); err != nil {
 		return err
@@ -115,7 +144,7 @@ func checkListSizes(ctx context.Context, st storage.Store, prefix string) error 
 			return err
 		}
 	}
-	for o, err := range st.List(ctx, prefix) {
+	for o, err := range st.List(ctx, prefix, "") {
 		if err != nil {
 			return err
 		}
@@ -130,7 +159,7 @@ func checkListLeave(ctx context.Context, st storage.Store, prefix string) error 
 	if err := putAll(ctx, st, prefix, "a/b", "a/c", "d", "e/f/g"); err != nil {
 		return err
 	}
-	seq := st.List(ctx, prefix)
+	seq := st.List(ctx, prefix, "")
 	for leave := 1; leave <= 4; leave++ {
 		n := 0
 		for _, err := range seq {

@@ -46,7 +46,7 @@ func putAll(ctx context.Context, st storage.Store, prefix string, names ...strin
 
 func list(ctx context.Context, st storage.Store, prefix string) ([]string, error) {
 	var keys []string
-	for o, err := range st.List(ctx, prefix) {
+	for o, err := range st.List(ctx, prefix, "") {
 		if err != nil {
 			return keys, err
 		}

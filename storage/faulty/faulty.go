@@ -258,14 +258,14 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Object, error) {
 }
 
 // List implements [storage.Store]; each iteration is one operation.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		op, err := s.begin(ctx, OpList, prefix)
 		if err != nil {
 			yield(storage.Object{}, err)
 			return
 		}
-		for o, err := range s.inner.List(ctx, prefix) {
+		for o, err := range s.inner.List(ctx, prefix, after) {
 			if err == nil && s.hidden(op, o.Key) {
 				continue
 			}

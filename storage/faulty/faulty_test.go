@@ -32,7 +32,7 @@ func program(ctx context.Context, st storage.Store) (step string, err error) {
 	if _, err := st.Stat(ctx, "a"); err != nil {
 		return "stat", err
 	}
-	for _, err := range st.List(ctx, "dir/") {
+	for _, err := range st.List(ctx, "dir/", "") {
 		if err != nil {
 			return "list", err
 		}
@@ -48,7 +48,7 @@ var steps = []string{"put", "put-if-absent", "read", "read", "stat", "list", "de
 func keys(t *testing.T, st storage.Store) string {
 	t.Helper()
 	var found []string
-	for o, err := range st.List(t.Context(), "") {
+	for o, err := range st.List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}

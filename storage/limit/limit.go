@@ -187,13 +187,13 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Object, error) {
 }
 
 // List implements [storage.Store].
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		if err := s.requests.take(ctx, 1); err != nil {
 			yield(storage.Object{}, err)
 			return
 		}
-		s.inner.List(ctx, prefix)(yield)
+		s.inner.List(ctx, prefix, after)(yield)
 	}
 }
 

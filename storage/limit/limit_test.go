@@ -101,7 +101,7 @@ func TestRates(t *testing.T) {
 			body, err := st.Get(ctx, "a", storage.Range{})
 			must(t, err)
 			body.Close()
-			for _, err := range st.List(ctx, "") {
+			for _, err := range st.List(ctx, "", "") {
 				must(t, err)
 			}
 			must(t, st.Delete(ctx, "a"))
@@ -278,7 +278,7 @@ func TestCancellationEndsAWaitAtOnce(t *testing.T) {
 		},
 		"list": func(ctx context.Context, st storage.Store) (err error) {
 			for range 5 {
-				for _, err = range st.List(ctx, "a") {
+				for _, err = range st.List(ctx, "a", "") {
 					if err != nil {
 						return err
 					}

@@ -113,9 +113,9 @@ func (s *Store) object(ctx context.Context, key string) ([]byte, error) {
 }
 
 // List implements [storage.Store]; it yields what is there when it begins.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		for _, o := range s.snapshot(prefix) {
+		for _, o := range s.snapshot(prefix, after) {
 			if ctx.Err() != nil {
 				break
 			}
@@ -129,12 +129,12 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Objec
 	}
 }
 
-func (s *Store) snapshot(prefix string) []storage.Object {
+func (s *Store) snapshot(prefix, after string) []storage.Object {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var found []storage.Object
 	for key, content := range s.objects {
-		if strings.HasPrefix(key, prefix) {
+		if strings.HasPrefix(key, prefix) && key > after {
 			found = append(found, storage.Object{Key: key, Size: int64(len(content))})
 		}
 	}

@@ -126,11 +126,11 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Object, error) {
 }
 
 // List implements [storage.Store].
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		start := s.clock()
 		var fault error
-		for o, err := range s.inner.List(ctx, prefix) {
+		for o, err := range s.inner.List(ctx, prefix, after) {
 			fault = err
 			if !yield(o, err) {
 				break

@@ -80,11 +80,11 @@ func TestCounts(t *testing.T) {
 		t.Error(err)
 	}
 	_, _ = st.Stat(ctx, "none")
-	for range st.List(ctx, "") {
+	for range st.List(ctx, "", "") {
 		break
 	}
 	next = transient
-	for range st.List(ctx, "") {
+	for range st.List(ctx, "", "") {
 	}
 	_ = st.Delete(ctx, "a")
 	want := metrics.Snapshot{

@@ -161,7 +161,7 @@ func TestFilesThatCannotBeObjectsAreNotListed(t *testing.T) {
 		}
 	}
 	var keys []string
-	for o, err := range st.List(t.Context(), "") {
+	for o, err := range st.List(t.Context(), "", "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +224,7 @@ func refuseLink(t *testing.T, st *Store, key string) {
 }
 
 func listError(st storage.Store, prefix string) error {
-	for _, err := range st.List(context.Background(), prefix) {
+	for _, err := range st.List(context.Background(), prefix, "") {
 		if err != nil {
 			return err
 		}
@@ -317,7 +317,7 @@ func TestTemporaryFilesAreHiddenAndSwept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for o, err := range st.List(t.Context(), "") {
+	for o, err := range st.List(t.Context(), "", "") {
 		if err != nil || o.Key != "a/b/object" {
 			t.Errorf("list gave %q, %v", o.Key, err)
 		}

@@ -102,7 +102,7 @@ func TestKilledPuts(t *testing.T) {
 	eachDraft(t, func(t *testing.T, root string, st *Store) {
 		for range kills {
 			killOne(t, root, st.named.Load())
-			for o, err := range st.List(t.Context(), "") {
+			for o, err := range st.List(t.Context(), "", "") {
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -18,9 +18,9 @@ import (
 // List implements [storage.Store]. It holds one directory of each level in
 // memory: names and sizes, not contents. An entry that is neither a file nor a
 // directory is an error, as objects might be hidden behind it.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
-		err := s.list(ctx, prefix, func(o storage.Object) bool { return yield(o, nil) })
+		err := s.list(ctx, prefix, after, func(o storage.Object) bool { return yield(o, nil) })
 		if err != nil && !errors.Is(err, errStop) {
 			yield(storage.Object{}, s.fault("list", prefix, err))
 		}
@@ -30,7 +30,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Objec
 // errStop: the caller of List wants no more.
 var errStop = errors.New("stop")
 
-func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Object) bool) error {
+func (s *Store) list(ctx context.Context, prefix, after string, yield func(storage.Object) bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -48,7 +48,7 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Obje
 	if path != "" {
 		path += "/"
 	}
-	if err := listDirectory(ctx, dir, path, rest, yield); err != nil {
+	if err := (&lister{rest, after, yield}).directory(ctx, dir, path); err != nil {
 		return err
 	}
 	return s.alive() // or what was not found proves nothing
@@ -62,11 +62,21 @@ type entry struct {
 	size    int64
 }
 
-// listDirectory yields the objects in dir, whose keys begin with above, as far
-// as their names in dir begin with rest. It closes dir.
-func listDirectory(ctx context.Context, dir *os.File, above, rest string, yield func(storage.Object) bool) error {
+// lister walks the directories of a listing.
+type lister struct {
+	rest  string // the names in the first directory begin with it
+	after string // keys up to it are passed over
+	yield func(storage.Object) bool
+}
+
+// directory yields the objects in dir, whose keys begin with above. It closes dir.
+func (l *lister) directory(ctx context.Context, dir *os.File, above string) error {
 	defer dir.Close()
-	entries, err := readEntries(dir, rest)
+	rest := l.rest
+	l.rest = ""
+	entries, err := readEntries(dir, func(name string) bool {
+		return strings.HasPrefix(name, rest) && !strings.HasPrefix(name, storage.TemporaryPrefix) && !l.isPassed(above+name)
+	})
 	if err != nil {
 		return err
 	}
@@ -83,23 +93,29 @@ func listDirectory(ctx context.Context, dir *os.File, above, rest string, yield 
 			if err != nil {
 				return err
 			}
-			if err := listDirectory(ctx, child, key, "", yield); err != nil {
+			if err := l.directory(ctx, child, key); err != nil {
 				return err
 			}
-		} else if storage.CheckKey(key) == nil && !yield(storage.Object{Key: key, Size: e.size}) {
+		} else if key > l.after && storage.CheckKey(key) == nil && !l.yield(storage.Object{Key: key, Size: e.size}) {
 			return errStop
 		}
 	}
 	return nil
 }
 
-// readEntries reads the entries of dir whose names begin with rest, in order.
-func readEntries(dir *os.File, rest string) ([]entry, error) {
+// isPassed tells whether neither a file at path nor anything in a directory there comes
+// behind after.
+func (l *lister) isPassed(path string) bool {
+	return path+"/" <= l.after && !strings.HasPrefix(l.after, path+"/")
+}
+
+// readEntries reads the entries of dir whose names are wanted, in order.
+func readEntries(dir *os.File, isWanted func(name string) bool) ([]entry, error) {
 	var entries []entry
 	for {
 		names, err := dir.Readdirnames(1024)
 		for _, name := range names {
-			if !strings.HasPrefix(name, rest) || strings.HasPrefix(name, storage.TemporaryPrefix) {
+			if !isWanted(name) {
 				continue
 			}
 			e, err := readEntry(dir, name)

@@ -48,7 +48,7 @@ func TestNothingCanBeChanged(t *testing.T) {
 		t.Errorf("stat gave %+v, %v", o, err)
 	}
 	keys := 0
-	for _, err := range st.List(ctx, "") {
+	for _, err := range st.List(ctx, "", "") {
 		if keys++; err != nil {
 			t.Error(err)
 		}

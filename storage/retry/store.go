@@ -122,24 +122,21 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	return s.policy.Do(ctx, what, func(ctx context.Context) error { return s.inner.Delete(ctx, keys...) })
 }
 
-// List implements [storage.Store]. After a transient error it lists again from
-// the start and passes over the keys up to the last one that it has yielded: as
-// lists are in ascending order, nothing comes twice and nothing is left out.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+// List implements [storage.Store]. After a transient error it goes on
+// behind the last key that it has yielded: as lists are in ascending order,
+// nothing comes twice and nothing is left out.
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		what := fmt.Sprintf("list %q", prefix)
 		attempts := s.policy.begin(what)
-		last := "" // no key is empty
-		for again := false; ; again = true {
+		last := after
+		for {
 			progress := false
 			var fault error
-			for o, err := range s.inner.List(ctx, prefix) {
+			for o, err := range s.inner.List(ctx, prefix, last) {
 				if err != nil {
 					fault = err
 					break
-				}
-				if again && o.Key <= last {
-					continue
 				}
 				if !yield(o, nil) {
 					return

@@ -43,7 +43,7 @@ func operations() map[string]func(context.Context, *Store) error {
 		"stat": func(ctx context.Context, s *Store) error { _, err := s.Stat(ctx, "old"); return err },
 		"list": func(ctx context.Context, s *Store) error {
 			n := 0
-			for _, err := range s.List(ctx, "") {
+			for _, err := range s.List(ctx, "", "") {
 				if err != nil {
 					return err
 				}

@@ -18,7 +18,7 @@ import (
 // List implements [storage.Store]. It holds one page of up to 1000 keys. What is
 // in the bucket and cannot be an object of a Store, such as the "directories" that
 // some tools put there, is passed over.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		if !canBegin(prefix) {
 			if cause := ended(ctx); cause != nil {
@@ -26,7 +26,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Objec
 			}
 			return
 		}
-		err := s.list(ctx, prefix, func(o storage.Object) bool { return yield(o, nil) })
+		err := s.list(ctx, prefix, after, func(o storage.Object) bool { return yield(o, nil) })
 		if err != nil && !errors.Is(err, errStop) {
 			yield(storage.Object{}, s.failed(ctx, "list", prefix, err))
 		}
@@ -36,10 +36,13 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Objec
 // errStop: the caller of List wants no more.
 var errStop = errors.New("stop")
 
-func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Object) bool) error {
+func (s *Store) list(ctx context.Context, prefix, after string, yield func(storage.Object) bool) error {
 	input := &awss3.ListObjectsV2Input{
 		Bucket: s.bucket(), Prefix: s.object(askedPrefix(prefix)),
 		EncodingType: types.EncodingTypeUrl, // keys can have bytes that XML cannot
+	}
+	if after != "" {
+		input.StartAfter = s.object(after)
 	}
 	last := ""
 	for {
@@ -61,7 +64,7 @@ func (s *Store) list(ctx context.Context, prefix string, yield func(storage.Obje
 			}
 			last = full
 			key := full[len(*s.object("")):]
-			if storage.CheckKey(key) != nil || !strings.HasPrefix(key, prefix) {
+			if storage.CheckKey(key) != nil || !strings.HasPrefix(key, prefix) || key <= after {
 				continue
 			}
 			if o.Size == nil {

@@ -305,7 +305,7 @@ func TestAListMustBeInOrder(t *testing.T) {
 
 func listed(t *testing.T, s *Store) string {
 	keys := []string{}
-	for o, err := range s.List(t.Context(), "") {
+	for o, err := range s.List(t.Context(), "", "") {
 		if err != nil {
 			return fmt.Sprint(keys, err)
 		}
