@@ -23,6 +23,8 @@ type config struct {
 	Repositories []repositoryConfig `yaml:"repositories"`
 	Stanzas      []stanzaConfig     `yaml:"stanzas"`
 	Processes    *int               `yaml:"processes"`
+	Archive      archiveConfig      `yaml:"archive"`
+	Agent        agentConfig        `yaml:"agent"`
 
 	path string
 }
@@ -138,9 +140,11 @@ func (c *config) check() error {
 		names[s.Name] = true
 	}
 	if c.Processes != nil {
-		return checkProcesses(*c.Processes)
+		if err := checkProcesses(*c.Processes); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.checkArchive()
 }
 
 func nameOrNumber(name string, i int) string {
