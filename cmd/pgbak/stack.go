@@ -141,7 +141,7 @@ func (a *app) retryPolicy(rc repositoryConfig) (retry.Policy, error) {
 	switch a.command {
 	case archiveGetName:
 		p.Time = getPatience
-	case archivePushName:
+	case archivePushName, archiveReceiveName:
 		p.Time = pushPatience
 	}
 	if bounds.attempts > 0 {
