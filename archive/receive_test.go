@@ -228,4 +228,3 @@ func TestReceivedWALIsTheServers(t *testing.T) {
 		})
 	}
 }
-

@@ -102,12 +102,33 @@ func Open(path string, disk Disk) (*Directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDirectory, err)
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = d.lock.Close()
-		return nil, hint.Wrap(fmt.Errorf("%w: %s is used by another process: %w", ErrDirectory, path, err),
-			"one archive-receive works in a directory, and none may while a restore takes WAL from it: stop it first.")
+	return d, d.takeLock(unix.LOCK_EX)
+}
+
+// OpenToRead opens a directory to take WAL from it, whoever it belongs to, and
+// makes sure that nobody receives into it meanwhile.
+func OpenToRead(path string) (*Directory, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDirectory, err)
 	}
-	return d, nil
+	d := &Directory{path: path, disk: OS{}}
+	d.lock, err = os.OpenFile(filepath.Join(path, lockFile), os.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, hint.Wrap(fmt.Errorf("%w: %w", ErrDirectory, err), "name the directory of an archive-receive.")
+	}
+	return d, d.takeLock(unix.LOCK_SH)
+}
+
+// takeLock does not wait. A shared lock is enough for readers.
+func (d *Directory) takeLock(how int) error {
+	err := unix.Flock(int(d.lock.Fd()), how|unix.LOCK_NB)
+	if err == nil {
+		return nil
+	}
+	_ = d.lock.Close()
+	return hint.Wrap(fmt.Errorf("%w: %s is used by another process: %w", ErrDirectory, d.path, err),
+		"one archive-receive works in a directory, and none may while a restore takes WAL from it: stop it first.")
 }
 
 // Close gives the directory up for others.
