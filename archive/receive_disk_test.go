@@ -133,18 +133,18 @@ func (d *lossyDisk) counts() (syncs, failed int) {
 	return d.syncs, d.failed
 }
 
-// honest asks the server up to where it was told that WAL is durable, and looks
-// whether a crash of the receiver's machine would leave that WAL, byte by byte.
+// honest asks the server up to where it was told that WAL is durable, which its slot
+// remembers when the connection is lost, and looks whether a crash of the receiver's machine would leave that WAL, byte by byte.
 func (r *receiving) honest(t *testing.T, c clusterFiles, disk *lossyDisk) postgres.LSN {
 	t.Helper()
-	answer := c.Query(t, "SELECT coalesce(max(flush_lsn), '0/0') FROM pg_stat_replication WHERE application_name = 'receiver'")
+	answer := c.Query(t, "SELECT coalesce(restart_lsn, '0/0') FROM pg_replication_slots WHERE slot_name = 'receiver'")
 	flushed, err := postgres.ParseLSN(answer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	size := r.stanza.Current().SegmentSize
 	if flushed == 0 || flushed%postgres.LSN(size) == 0 {
-		return flushed // not connected, or nothing of the segment was said
+		return flushed // nothing of the segment was said
 	}
 	f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: 1, Segment: flushed.Segment(size)}
 	name, n := f.Name(size), int(flushed%postgres.LSN(size))

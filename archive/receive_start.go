@@ -29,7 +29,7 @@ func (r *Receiver) follow(ctx context.Context, conn *server.ReplicationConn, tli
 	}
 	for _, e := range history.Entries {
 		if _, err := r.fetchHistory(ctx, conn, e.Timeline); server.WALRemoved(err) {
-			r.o.Log.Warn("the server has not got the history of an older timeline any more", "timeline", e.Timeline)
+			r.o.Log.Warn("the server has not got the history of an older timeline any more", "timeline", uint32(e.Timeline))
 		} else if err != nil {
 			return history, err
 		}
@@ -232,7 +232,7 @@ func (r *Receiver) switched(ctx context.Context, conn *server.ReplicationConn, i
 		return old, fmt.Errorf("the server says that timeline %d goes on as timeline %d at %s, which %s does not say",
 			old.timeline, next.Timeline, next.Begin, postgres.WALFile{Kind: postgres.WALHistory, Timeline: next.Timeline}.Name(0))
 	}
-	r.o.Log.Info("the server has begun a new timeline", "timeline", next.Timeline, "at", next.Begin.String())
+	r.o.Log.Info("the server has begun a new timeline", "timeline", uint32(next.Timeline), "at", next.Begin.String())
 	return streamStart{next.Timeline, segmentStart(next.Begin, id.SegmentSize)}, nil
 }
 

@@ -58,7 +58,7 @@ func (r *Receiver) stream(ctx context.Context, conn *server.ReplicationConn, id 
 	if next != nil {
 		return next, nil
 	}
-	r.o.Log.Info("receiving WAL", "timeline", from.timeline, "from", from.lsn.String(), "slot", r.o.Slot, "directory", r.o.Directory.Path())
+	r.o.Log.Info("receiving WAL", "timeline", uint32(from.timeline), "from", from.lsn.String(), "slot", r.o.Slot, "directory", r.o.Directory.Path())
 	in := &inflow{r: r, stream: stream, id: id, timeline: from.timeline, next: from.lsn, durable: from.lsn,
 		queue: make(chan incoming, queuedMessages), tick: time.NewTicker(r.pace.status)}
 	defer in.tick.Stop()
