@@ -123,7 +123,7 @@ func loseServer(t *testing.T, major, round int) int {
 	for deadline := time.Now().Add(2 * time.Minute); acked.count() < 20 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
-	time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond) // the random moment
+	time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond) // the random moment
 	if killed && random.IntN(2) == 0 {
 		// The receiver first: whatever it has acknowledged has to be there.
 		_ = r.Process.Kill()
