@@ -429,3 +429,37 @@ func TestARepositoryThatIsAwayKeepsNothingFromBeingAcknowledged(t *testing.T) {
 	r.sameAsServers(t, c, first)
 	r.stop(t)
 }
+
+// TestARoleThatMayOnlyReplicateIsEnough receives without a session for SQL, on the
+// last major that does not tell of slots over the replication protocol and the first that does.
+func TestARoleThatMayOnlyReplicateIsEnough(t *testing.T) {
+	for _, major := range []int{14, 15} {
+		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
+			t.Parallel()
+			c := pgtest.Start(t, pgtest.Options{Major: major, SegmentSizeMB: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+			c.Exec(t, "CREATE ROLE walrole LOGIN REPLICATION")
+			dsn := strings.Replace(c.DSN(), "user=postgres", "user=walrole", 1)
+			role := func(create bool) func(*ReceiveOptions) {
+				return func(o *ReceiveOptions) {
+					o.CreateSlot = create
+					o.Connect = func(ctx context.Context) (*server.ReplicationConn, error) {
+						return server.ConnectReplicationAs(ctx, dsn, "receiver")
+					}
+					o.Inspect = func(context.Context) (*server.Conn, error) { return nil, errors.New("no line in pg_hba.conf") }
+				}
+			}
+			err := newReceiving(t, c, role(false)).begin(t).ended(t)
+			if !errors.Is(err, server.ErrNoSlot) && !errors.Is(err, ErrSlotUnusable) {
+				t.Errorf("without a slot: %v", err)
+			}
+			first := c.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+			r := newReceiving(t, c, role(true)).begin(t)
+			r.says(t, "receiving WAL")
+			fill(t, c, 2)
+			c.Exec(t, "SELECT pg_switch_wal()")
+			caughtUp(t, c)
+			r.sameAsServers(t, c, first)
+			r.stop(t)
+		})
+	}
+}
