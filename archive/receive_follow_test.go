@@ -226,7 +226,7 @@ func TestANewDirectoryGoesOnBehindTheArchive(t *testing.T) {
 	c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
 	fill(t, c, 6)
 	s := newStanza(t, mem.New(), serverIdentity(t, c.DataDir))
-	all := segmentsOf(t, c)
+	all := serversSegments(t, c)
 	for _, name := range all[:3] {
 		if _, err := pushPath(t, s, filepath.Join(c.DataDir, "pg_wal", name)); err != nil {
 			t.Fatal(err)
@@ -416,10 +416,10 @@ func TestARepositoryThatIsAwayKeepsNothingFromBeingAcknowledged(t *testing.T) {
 	fill(t, c, 4)
 	caughtUp(t, c)
 	r.says(t, "received WAL waits in the directory")
-	if waiting := len(segmentsOf(t, c)); waiting < 4 {
+	if waiting := len(serversSegments(t, c)); waiting < 4 {
 		t.Errorf("%d segments are complete only", waiting)
 	}
-	for _, name := range segmentsOf(t, c) {
+	for _, name := range serversSegments(t, c) {
 		if !strings.Contains(namesOf(r.dir), name) && name >= first {
 			t.Errorf("%s is in no repository and not in the directory: %s", name, namesOf(r.dir))
 		}

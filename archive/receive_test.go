@@ -166,8 +166,8 @@ func (r *receiving) waitStored(t *testing.T, name string) {
 	})
 }
 
-// segmentsOf are the whole segments in a server's pg_wal before the current one.
-func segmentsOf(t *testing.T, c *pgtest.Cluster) []string {
+// serversSegments are the whole segments in a server's pg_wal before the current one.
+func serversSegments(t *testing.T, c *pgtest.Cluster) []string {
 	t.Helper()
 	current := c.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
 	return strings.Fields(c.Query(t, "SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND name < '"+current+"' ORDER BY name"))
@@ -178,7 +178,7 @@ func segmentsOf(t *testing.T, c *pgtest.Cluster) []string {
 func (r *receiving) sameAsServers(t *testing.T, c *pgtest.Cluster, first string) int {
 	t.Helper()
 	n := 0
-	names := segmentsOf(t, c)
+	names := serversSegments(t, c)
 	for _, name := range names {
 		ended := slices.ContainsFunc(names, func(other string) bool { return other[8:] == name[8:] && other > name })
 		if name < first || ended {
@@ -246,7 +246,7 @@ func TestWhatFollowsASwitchIsStoredAsThePrimaryHasIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Exec(t, "CREATE TABLE u AS SELECT generate_series(1, 100) n")
-			all := segmentsOf(t, c)
+			all := serversSegments(t, c)
 			name := all[len(all)-1]
 			want, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", name))
 			if err != nil {
