@@ -127,6 +127,7 @@ type pushRun struct {
 
 	mu       sync.Mutex
 	queue    []string            // not yet begun
+	done     chan struct{}       // closed when answered
 	begun    map[string]bool     // in this run
 	missing  map[string][]string // by file: places that do not hold it, by word of the spool
 	ahead    int                 // files begun since the file asked for is done
@@ -152,7 +153,7 @@ type runTotal struct {
 
 func (b *Batch) newRun(path string) *pushRun {
 	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
-		begun: map[string]bool{}, missing: map[string][]string{}}
+		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))
 	}
