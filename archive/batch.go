@@ -124,6 +124,7 @@ type pushRun struct {
 	// certain tells that control is what the server's directory says, be it nil.
 	certain bool
 	targets []*runTarget
+	buffers *walBuffers
 
 	mu       sync.Mutex
 	queue    []string            // not yet begun
@@ -152,7 +153,7 @@ type runTotal struct {
 }
 
 func (b *Batch) newRun(path string) *pushRun {
-	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
+	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true, buffers: &walBuffers{},
 		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))

@@ -225,11 +225,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.spool != nil)
+	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.buffers)
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), true)
+		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), r.buffers)
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {

@@ -457,3 +457,33 @@ func isWALFile(name string) bool {
 func closedQuietly(context.Context) (*repo.Stanza, error) {
 	return nil, errors.New("no route")
 }
+
+// TestBuffersAreReusedOnlyByWhatIsNotReadAnyMore pushes many files through few
+// buffers, and content that is stored as it is.
+func TestBuffersAreReusedOnlyByWhatIsNotReadAnyMore(t *testing.T) {
+	none, err := repo.ParseCompression("none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := repo.Create(t.Context(), mem.New(), repo.Options{Clock: clock, Compression: none})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stanza, err := r.CreateStanza(t.Context(), "main", testIdentity(17))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := memStanza(t)
+	s := newServer(t, 40)
+	target := pushTo("none", stanza)
+	target.Compression = none
+	b := newTestBatch(t, newSpool(t), target, pushTo("zstd", other))
+	b.Processes = 4
+	if _, err := b.Push(t.Context(), s.path(segmentNumber(1))); err != nil {
+		t.Fatal(err)
+	}
+	for name := range s.contents {
+		s.mustBeIn(t, stanza, name)
+		s.mustBeIn(t, other, name)
+	}
+}
