@@ -250,7 +250,7 @@ func TestADeadRepositoryKeepsNothingFromTheOthers(t *testing.T) {
 	if len(result.Stored) != 1 || result.Stored[0].Repository != "a" {
 		t.Errorf("result %+v", result)
 	}
-	// New WAL goes before what waits for the dead one.
+	// New WAL still reaches the one that works.
 	s.write(t, segmentNumber(201), segment(id, walFileOf(201)))
 	if _, err := failing.Push(t.Context(), s.path(segmentNumber(1))); err == nil || len(puts(first)) != 201 {
 		t.Errorf("%d files, %v", len(puts(first)), err)
@@ -268,6 +268,26 @@ func TestADeadRepositoryKeepsNothingFromTheOthers(t *testing.T) {
 	}
 	s.mustBeIn(t, a, segmentNumber(1), segmentNumber(200))
 	s.mustBeIn(t, b, segmentNumber(1), segmentNumber(201))
+}
+
+// TestNewWALGoesBeforeWhatWaitsForOneRepository that is back.
+func TestNewWALGoesBeforeWhatWaitsForOneRepository(t *testing.T) {
+	id := testIdentity(17)
+	first, second := newStanza(t, mem.New(), id), traced(mem.New())
+	back := newStanza(t, second, id)
+	s, spool := newServer(t, 6), newSpool(t)
+	if _, err := newTestBatch(t, spool, pushTo("a", first), PushTarget{Name: "b", Open: closedQuietly}).Push(t.Context(), s.path(segmentNumber(1))); err == nil {
+		t.Fatal("no error")
+	}
+	s.write(t, segmentNumber(7), segment(id, walFileOf(7)))
+	b := newTestBatch(t, spool, pushTo("a", first), pushTo("b", back))
+	b.Processes = 1
+	if _, err := b.Push(t.Context(), s.path(segmentNumber(1))); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := puts(second), append([]string{segmentNumber(1), segmentNumber(7)}, names(2, 6)...); !slices.Equal(got, want) {
+		t.Errorf("pushed were %q, want %q", got, want)
+	}
 }
 
 func TestARepositoryThatHangsWhileItIsOpenedKeepsNothingFromTheOthers(t *testing.T) {
@@ -313,10 +333,19 @@ func TestARepositoryThatIsOpenLateIsServedInTheSameRun(t *testing.T) {
 		}
 		return second, nil
 	}}
-	b := newTestBatch(t, newSpool(t), pushTo("a", first), late)
+	// The other one takes longer than files wait, too.
+	early := pushTo("a", first)
+	early.Open = func(context.Context) (*repo.Stanza, error) {
+		time.Sleep(50 * time.Millisecond)
+		return first, nil
+	}
+	b := newTestBatch(t, newSpool(t), early, late)
 	b.bounds.open = time.Millisecond
 	n := 0
 	b.Each = func(p Pushed) {
+		if len(p.Stored) == 0 {
+			return
+		}
 		if n++; n == 7 {
 			close(there)
 		}

@@ -226,6 +226,7 @@ func TestOnlyRepositoriesThatLackItAreToldOfWhatWasDropped(t *testing.T) {
 	if dropped, err := s.archiveAll(t, b); err == nil || !slices.Equal(dropped, names(1, 1)) {
 		t.Fatalf("dropped are %q, %v", dropped, err)
 	}
+	s.write(t, segmentNumber(5), segment(id, walFileOf(5))) // so that both are opened
 	up := newTestBatch(t, spool, pushTo("a", first), pushTo("b", second))
 	up.Host = "here"
 	if _, err := s.archiveAll(t, up); err != nil {
