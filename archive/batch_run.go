@@ -33,6 +33,7 @@ func (r *pushRun) run(ctx context.Context) (Result, error) {
 	r.pushAhead(ctx)
 	workers.Wait()
 	r.disown()
+	r.pushKept(ctx)
 	r.recordDropped(ctx)
 	if r.total.files > 1 {
 		r.pusher.Log.Info("archived a batch", "files", r.total.files, "bytes", r.total.bytes, "stored", r.total.stored,

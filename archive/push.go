@@ -68,6 +68,10 @@ type Result struct {
 	// Dropped tells that the file is NOT archived and never will be: it was given
 	// up, as archive.queue-max wants it.
 	Dropped bool
+	// Kept tells that the file, which is no segment, is not in every repository
+	// yet, but durable in the spool: it stood before segments of which more wait
+	// than archive.queue-max allows.
+	Kept bool
 }
 
 // Failed is a repository that a file could not be pushed to.

@@ -116,6 +116,55 @@ func TestNothingButSegmentsIsDropped(t *testing.T) {
 	}
 }
 
+// TestAHistoryDoesNotStandBeforeSegmentsThatMustBeDropped: PostgreSQL archives it
+// first, so that nothing could be dropped while the repositories are away.
+func TestAHistoryDoesNotStandBeforeSegmentsThatMustBeDropped(t *testing.T) {
+	stanza := memStanza(t)
+	control := func() (*postgres.Control, error) {
+		return &postgres.Control{SystemID: testIdentity(17).SystemID, Major: 17, WALSegmentSize: segmentSize}, nil
+	}
+	s, spool := newServer(t, 6), newSpool(t)
+	others := []string{"00000002.history", segmentNumber(1) + ".00000028.backup", segmentNumber(2) + ".partial"}
+	s.write(t, others[0], []byte("1\t0/2000000\tno reason\n"))
+	s.write(t, others[1], []byte("START WAL LOCATION: 0/100028\n"))
+	s.write(t, others[2], segment(testIdentity(17), walFileOf(2)))
+	down := newTestBatch(t, spool, PushTarget{Name: "local", Open: closedQuietly})
+	down.pusher.Control, down.Host = control, "here"
+	if _, err := down.Push(t.Context(), s.path(others[0])); err == nil {
+		t.Fatal("without a limit it is not kept")
+	}
+	down.QueueMax = 4 * segmentSize
+	result, err := down.Push(t.Context(), s.path(others[0]))
+	if err != nil || !result.Kept || result.Dropped || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "kept in the spool") {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	dropped, err := s.archiveAll(t, down)
+	if err == nil || !slices.Equal(dropped, names(1, 2)) {
+		t.Fatalf("dropped are %q, %v", dropped, err)
+	}
+	if ready, _ := filesReady(s.wal); !slices.Equal(ready, append([]string{others[2]}, names(3, 6)...)) {
+		t.Errorf("ready are %q", ready)
+	}
+	up := newTestBatch(t, spool, pushTo("local", stanza))
+	up.pusher.Control, up.Host = control, "here"
+	if _, err := s.archiveAll(t, up); err != nil {
+		t.Fatal(err)
+	}
+	s.mustBeIn(t, stanza, append(others, names(3, 6)...)...)
+	if left, err := os.ReadDir(spool.keptPart(testIdentity(17).SystemID)); err != nil || len(left) != 0 {
+		t.Errorf("%d files are kept still, %v", len(left), err)
+	}
+	// What is refused is not kept.
+	s.write(t, "00000003.history", []byte("nonsense\n"))
+	for n := 7; n <= 12; n++ {
+		s.write(t, segmentNumber(n), segment(testIdentity(17), walFileOf(uint64(n))))
+	}
+	up.QueueMax = 4 * segmentSize
+	if _, err := up.Push(t.Context(), s.path("00000003.history")); !errors.Is(err, ErrRefused) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestWhatDoesNotCountForTheLimit(t *testing.T) {
 	s, spool := newServer(t, 10), newSpool(t)
 	for i := range 20 {
@@ -165,6 +214,19 @@ func TestWhatIsAcknowledgedIsNotWaiting(t *testing.T) {
 	}
 	if ready, _ := filesReady(s.wal); !slices.Equal(ready, names(7, 10)) {
 		t.Errorf("ready are %q", ready)
+	}
+	// Neither does it count behind the one that PostgreSQL asks for.
+	s, spool = newServer(t, 6), newSpool(t)
+	if err := os.WriteFile(s.path(segmentNumber(1)), segment(testIdentity(17), walFileOf(2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newTestBatch(t, spool, pushTo("local", stanza)).Push(t.Context(), s.path(segmentNumber(2))); err != nil {
+		t.Fatal(err)
+	}
+	down = newTestBatch(t, spool, PushTarget{Name: "local", Open: closedQuietly})
+	down.QueueMax = 4 * segmentSize
+	if result, err := down.Push(t.Context(), s.path(segmentNumber(1))); err == nil || result.Dropped {
+		t.Errorf("one segment waits: %+v", result)
 	}
 }
 
