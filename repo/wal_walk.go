@@ -24,13 +24,11 @@ func (s *Stanza) WALRanges(ctx context.Context, id Identity) ([]WALRange, error)
 	return s.rangesWith(ctx, id, marks[id.Number].effective())
 }
 
-// ListedWALRanges is WALRanges by a list of every segment from the segment first of
-// the timeline on: all of them with 1 and 0.
-func (s *Stanza) ListedWALRanges(ctx context.Context, id Identity, tli postgres.Timeline, first uint64) ([]WALRange, error) {
+// ListedWALRanges is WALRanges by a list of every segment, from the segment first
+// on to the segment last in the order of their names. A last of timeline 0 is the end.
+func (s *Stanza) ListedWALRanges(ctx context.Context, id Identity, first, last postgres.WALFile) ([]WALRange, error) {
 	w := s.newWALWalk(id, nil)
-	if first > 0 || tli > 1 {
-		w.after = w.before(postgres.WALFile{Timeline: tli, Segment: first})
-	}
+	w.after, w.last = w.before(first), last
 	err := w.run(ctx)
 	return w.out, err
 }
@@ -45,8 +43,9 @@ func (s *Stanza) rangesWith(ctx context.Context, id Identity, marks walMarks) ([
 type walWalk struct {
 	stanza *Stanza
 	id     Identity
-	marks  walMarks // its own: a mark that is found to be wrong is taken out
-	after  string   // where the next list begins
+	marks  walMarks         // its own: a mark that is found to be wrong is taken out
+	after  string           // where the next list begins
+	last   postgres.WALFile // where the walk ends; of timeline 0: nowhere
 	out    []WALRange
 	wrong  []WALRange // marked, but not there at one end
 	limit  int        // keys to list at most; 0 is without limit
@@ -103,6 +102,9 @@ func (w *walWalk) list(ctx context.Context, over *WALRange) (next *WALRange, isT
 			w.add(*over)
 			isThere = true
 			continue
+		}
+		if w.last.Timeline != 0 && (f.Timeline > w.last.Timeline || f.Timeline == w.last.Timeline && f.Segment > w.last.Segment) {
+			break
 		}
 		if run, ok := w.marked(f); ok {
 			if f.Kind == postgres.WALSegment && f.Segment == run.First {

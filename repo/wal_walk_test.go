@@ -155,7 +155,7 @@ func TestRunsAreThoseOfAFullListWhateverIsMarked(t *testing.T) {
 				t.Fatalf("seed %d, %s: %v\n%v, want\n%v", seed, when, err, got, want)
 			}
 			skipped += len(listing.Trace()) - 2
-			listed, err := s.ListedWALRanges(ctx, s.Current(), 1, 0)
+			listed, err := s.ListedWALRanges(ctx, s.Current(), segment(1, 0), postgres.WALFile{})
 			if err != nil || !slices.Equal(listed, want) {
 				t.Fatalf("seed %d, %s, listed: %v\n%v, want\n%v", seed, when, err, listed, want)
 			}
