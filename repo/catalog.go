@@ -23,6 +23,8 @@ type Catalog struct {
 	// DamagedHistories are there and cannot be read: who relies on a timeline must
 	// look whether it is one of them.
 	DamagedHistories []DamagedHistory
+	Events           []WALEvent // of all identities
+	DamagedEvents    error      // those that cannot be read; nil if there is none
 }
 
 // DamagedHistory is a timeline history file that cannot be read.
@@ -61,7 +63,7 @@ const catalogReads = 16
 // archived ahead of them. All else is asked for at once.
 func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	c := &Catalog{Stanza: s.name, Identities: s.identities, Histories: map[int][]postgres.History{}}
-	manifests, marks, err := s.manifestsAndMarks(ctx)
+	manifests, marks, events, err := s.manifestsAndMarks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +72,12 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		c.Backups, err = s.backups(ctx, manifests)
+		return err
+	})
+	group.Go(func() (err error) {
+		if c.Events, err = s.readEvents(ctx, events); errors.Is(err, ErrDamaged) {
+			c.DamagedEvents, err = err, nil
+		}
 		return err
 	})
 	group.Go(func() error { return s.repo.checkIdentities(ctx, s.name) })
@@ -95,18 +103,18 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 
 // manifestsAndMarks asks for both at once. Marks are listed before the WAL: one that
 // is put meanwhile saves nothing yet.
-func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo, marks map[int]markSet, err error) {
+func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo, marks map[int]markSet, events []string, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		manifests, err = s.manifests(ctx)
 		return err
 	})
 	group.Go(func() (err error) {
-		marks, err = s.walMarks(ctx)
+		marks, events, err = s.walMarks(ctx)
 		return err
 	})
 	err = group.Wait()
-	return manifests, marks, err
+	return manifests, marks, events, err
 }
 
 // histories reads all history files of an identity, by timeline. One that is

@@ -91,19 +91,26 @@ func subtractLogs(a, b []logRange) []logRange {
 	return out
 }
 
-// walMarks reads the marks of all identities by one List.
-func (s *Stanza) walMarks(ctx context.Context) (map[int]markSet, error) {
-	out := map[int]markSet{}
+// walMarks reads the marks of all identities by one List, which gives the keys of
+// the stanza's events too.
+func (s *Stanza) walMarks(ctx context.Context) (marks map[int]markSet, events []string, err error) {
+	marks = map[int]markSet{}
 	for _, id := range s.identities {
-		out[id.Number] = markSet{walMarks{}, walMarks{}}
+		marks[id.Number] = markSet{walMarks{}, walMarks{}}
 	}
-	prefix := stanzaMarksPrefix(s.name)
-	for obj, err := range s.repo.store.List(ctx, prefix, "") {
+	for obj, err := range s.repo.store.List(ctx, ledgerPrefix(s.name), "") {
 		if err != nil {
-			return nil, fmt.Errorf("list the marks of stanza %s: %w", s.name, err)
+			return nil, nil, fmt.Errorf("list the marks of stanza %s: %w", s.name, err)
 		}
-		number, tli, r, isVoid, ok := parseMarkName(strings.TrimPrefix(obj.Key, prefix))
-		set, known := out[number]
+		name, isMark := strings.CutPrefix(obj.Key, stanzaMarksPrefix(s.name))
+		if !isMark {
+			if strings.HasPrefix(obj.Key, stanzaEventsPrefix(s.name)) {
+				events = append(events, obj.Key)
+			}
+			continue
+		}
+		number, tli, r, isVoid, ok := parseMarkName(name)
+		set, known := marks[number]
 		switch {
 		case !ok || !known: // not ours
 		case isVoid:
@@ -112,7 +119,7 @@ func (s *Stanza) walMarks(ctx context.Context) (map[int]markSet, error) {
 			set.put[tli] = append(set.put[tli], r)
 		}
 	}
-	return out, nil
+	return marks, events, nil
 }
 
 // parseMarkName reads "00000001/00000001/0000000A-0000000C", with .void behind it

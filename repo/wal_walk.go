@@ -17,7 +17,7 @@ const minSkipped = 1000
 // is not listed but at both ends, so that WAL that something else has removed
 // from either end is missed; ListedWALRanges trusts no mark.
 func (s *Stanza) WALRanges(ctx context.Context, id Identity) ([]WALRange, error) {
-	marks, err := s.walMarks(ctx)
+	marks, _, err := s.walMarks(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func (s *Stanza) MarkWAL(ctx context.Context, id Identity) (WALMarking, error) {
 }
 
 func (s *Stanza) markWAL(ctx context.Context, id Identity, limit int) (m WALMarking, err error) {
-	all, err := s.walMarks(ctx)
+	all, _, err := s.walMarks(ctx)
 	if err != nil {
 		return m, err
 	}

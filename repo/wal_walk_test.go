@@ -188,7 +188,7 @@ func onStore(s *Stanza, st storage.Store) *Stanza {
 // marksAreTrue is the law: every segment of a mark that was not voided is there.
 func marksAreTrue(t testing.TB, st storage.Store, s *Stanza) (logs int) {
 	t.Helper()
-	all, err := onStore(s, st).walMarks(context.Background())
+	all, _, err := onStore(s, st).walMarks(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
