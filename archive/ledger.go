@@ -28,6 +28,9 @@ type IdentityLedger struct {
 	Foreign   []repo.WALEvent // files of other clusters that were refused
 	Backups   []BackupReach   // that are not expired and can be read
 	Damaged   []repo.DamagedHistory
+	// NoHistory are timelines whose WAL, or whose descendants, are there without
+	// their history: recovery cannot come to them from another one.
+	NoHistory []postgres.Timeline
 }
 
 // Standing is whether a gap or a conflict matters.
@@ -98,6 +101,10 @@ func newIdentityLedger(c *repo.Catalog, id repo.Identity, current postgres.Timel
 	l := IdentityLedger{Identity: id, Newest: cmp.Or(current, a.newest())}
 	for _, tli := range a.timelines() {
 		l.Runs = append(l.Runs, a.runs[tli]...)
+		isDamaged := slices.ContainsFunc(c.DamagedHistories, func(d repo.DamagedHistory) bool { return d.Identity == id.Number && d.Timeline == tli })
+		if _, ok := a.histories[tli]; !ok && tli > 1 && !isDamaged {
+			l.NoHistory = append(l.NoHistory, tli)
+		}
 	}
 	for _, d := range c.DamagedHistories {
 		if d.Identity == id.Number {
@@ -171,7 +178,7 @@ func (a *held) gaps(way walWay, closers []repo.BackupInfo, dropped map[postgres.
 				g.Notes = notesOn(a.id, tli, part, notes)
 				closer := closerOf(closers, a.id, part.last)
 				switch {
-				case !way.leadsOver(tli, part.first):
+				case way.isAside(tli, part.first):
 					g.Standing = Aside
 				case closer != "":
 					g.Standing, g.ClosedBy = Closed, closer
@@ -226,12 +233,12 @@ func judgeConflict(id repo.Identity, e repo.WALEvent, way walWay, closers []repo
 			c.Notes = append(c.Notes, n)
 		}
 	}
-	leads := way.leadsOver(f.Timeline, f.Segment)
+	isAside := way.isAside(f.Timeline, f.Segment)
 	if f.Kind == postgres.WALHistory {
-		leads, closer = way.passes(f.Timeline), ""
+		isAside, closer = !way.passes(f.Timeline), ""
 	}
 	switch {
-	case !leads:
+	case isAside:
 		c.Standing = Aside
 	case closer != "":
 		c.Standing, c.ClosedBy = Closed, closer

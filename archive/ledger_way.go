@@ -119,7 +119,7 @@ func (a *held) way(tli postgres.Timeline) walWay {
 	if !ok {
 		h = postgres.History{Timeline: tli}
 	}
-	return walWay{history: h, size: a.id.SegmentSize}
+	return walWay{history: h, size: a.id.SegmentSize, isKnown: ok || tli == 1}
 }
 
 // missing are the segments of a timeline that are not there though they were: between
@@ -192,6 +192,7 @@ func (a *held) runEnd(tli postgres.Timeline, n uint64) (uint64, bool) {
 type walWay struct {
 	history postgres.History
 	size    int64 // bytes of a segment
+	isKnown bool  // the history is there, or there need be none
 }
 
 // timelineOf is the timeline of the file that PostgreSQL asks for first where
@@ -214,12 +215,15 @@ func (w walWay) lastOf(n uint64) uint64 {
 
 func (w walWay) lastSegment() uint64 { return math.MaxUint64 / uint64(w.size) }
 
-// leadsOver tells whether the way takes segment n from the timeline.
-func (w walWay) leadsOver(tli postgres.Timeline, n uint64) bool { return w.timelineOf(n) == tli }
+// isAside tells whether the way does not take segment n from the timeline. Without a
+// history nobody knows, and nothing is put aside.
+func (w walWay) isAside(tli postgres.Timeline, n uint64) bool {
+	return w.isKnown && w.timelineOf(n) != tli
+}
 
 // passes tells whether the timeline is on the way.
 func (w walWay) passes(tli postgres.Timeline) bool {
-	return w.history.Timeline == tli || slices.ContainsFunc(w.history.Entries, func(e postgres.HistoryEntry) bool { return e.Timeline == tli })
+	return !w.isKnown || w.history.Timeline == tli || slices.ContainsFunc(w.history.Entries, func(e postgres.HistoryEntry) bool { return e.Timeline == tli })
 }
 
 // split cuts a span where the way enters or leaves the timeline.
@@ -227,7 +231,7 @@ func (w walWay) split(tli postgres.Timeline, s span) []span {
 	var out []span
 	for n := s.first; n <= s.last; {
 		end := min(w.lastOf(n), s.last)
-		if k := len(out) - 1; k >= 0 && w.leadsOver(tli, out[k].first) == w.leadsOver(tli, n) {
+		if k := len(out) - 1; k >= 0 && w.isAside(tli, out[k].first) == w.isAside(tli, n) {
 			out[k].last = end
 		} else {
 			out = append(out, span{n, end})
