@@ -1,12 +1,16 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -142,7 +146,11 @@ func deleteAtRandom(t testing.TB, st *mem.Store, s *Stanza, random *rand.Rand, a
 func TestRunsAreThoseOfAFullListWhateverIsMarked(t *testing.T) {
 	ctx := context.Background()
 	skipped := 0
-	for seed := range uint64(30) {
+	seeds := uint64(30)
+	if underRace {
+		seeds = 3
+	}
+	for seed := range seeds {
 		random := rand.New(rand.NewPCG(seed, 5))
 		st, s := randomArchive(t, random)
 		markAtRandom(t, s, random, naive(t, st, s))
@@ -171,7 +179,7 @@ func TestRunsAreThoseOfAFullListWhateverIsMarked(t *testing.T) {
 		deleteAtRandom(t, st, s, random, naive(t, st, s))
 		check("after another removal")
 	}
-	if skipped < 30 {
+	if skipped < int(seeds) {
 		t.Errorf("only %d times was something passed over", skipped)
 	}
 }
@@ -303,6 +311,60 @@ func TestAMarkThatFailsFailsNoPush(t *testing.T) {
 	}
 }
 
+// Several processes push, out of order, and others mark: at the moment at which a
+// mark is put, all that it speaks of must be there.
+func TestConcurrentPushesPutOnlyMarksThatAreTrue(t *testing.T) {
+	ctx := context.Background()
+	for seed := range uint64(20) {
+		base := mem.New()
+		s := largeSegments(t, base)
+		var marked atomic.Int64
+		watched := faulty.OnOp(base, func(op, key string) error {
+			name, isMark := strings.CutPrefix(key, stanzaMarksPrefix("main"))
+			if op != faulty.OpPutIfAbsent || !isMark {
+				return nil
+			}
+			_, tli, logs, _, ok := parseMarkName(name)
+			run := logs.segments(s.Current(), tli)
+			if marked.Add(1); !ok || !slices.ContainsFunc(naive(t, base, s), run.within) {
+				t.Errorf("seed %d: %s is put too early", seed, key)
+			}
+			return nil
+		})
+		on := onStore(s, watched)
+		order := rand.New(rand.NewPCG(seed, 3)).Perm(160)
+		// Not quite in order, as batches are.
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(a/12, b/12) })
+		next := make(chan int)
+		var group sync.WaitGroup
+		for range 6 {
+			group.Go(func() {
+				for n := range next {
+					put, err := on.PutWAL(ctx, s.Current(), segment(1, uint64(n)), NewWALContent(storage.Bytes([]byte("x"))))
+					if err != nil || put.MarkErr != nil {
+						t.Error(err, put.MarkErr)
+					}
+				}
+			})
+		}
+		for i, n := range order {
+			if next <- n; i%40 == 39 {
+				group.Go(func() {
+					if _, err := on.MarkWAL(ctx, s.Current()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		close(next)
+		group.Wait()
+		if marked.Load() == 0 {
+			t.Errorf("seed %d: nothing was marked", seed)
+		}
+		marksAreTrue(t, base, s)
+	}
+}
+
 // vast synthesises an archive: segments 1 to n of timeline 1, without keeping any.
 type vast struct {
 	storage.Store // everything else
@@ -344,7 +406,10 @@ func (v *vast) List(ctx context.Context, prefix, after string) iter.Seq2[storage
 
 func TestTwoMillionSegmentsCostTensOfRequests(t *testing.T) {
 	ctx := context.Background()
-	const n = 2_000_000
+	n := uint64(2_000_000)
+	if underRace {
+		n = 100_000 // twenty times as slow, and nothing runs beside anything
+	}
 	base := mem.New()
 	s := testRepository(t, base, "")
 	id := s.Current()
@@ -381,14 +446,19 @@ func TestTwoMillionSegmentsCostTensOfRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v.lists, v.keys = n/256/1000, 0 // the pages of the marks
+	v.lists, v.keys = int(n/256/1000), 0 // the pages of the marks
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	if got, err = on.WALRanges(ctx, id); err != nil || len(got) != 1 || got[0].Last != n {
 		t.Fatalf("%v, %v", got, err)
 	}
-	if v.lists > 20 || v.keys > 2000 {
-		t.Errorf("with a mark for each log: %d requests for %d keys", v.lists, v.keys)
+	runtime.ReadMemStats(&after)
+	// All that was allocated bounds what was needed at once; the store's own list is in it.
+	memory := (after.TotalAlloc - before.TotalAlloc) >> 20
+	if v.lists > 20 || v.keys > 2000 || memory > 32 {
+		t.Errorf("with a mark for each log: %d requests for %d keys, %d MiB", v.lists, v.keys, memory)
 	}
-	t.Logf("with a mark for each log: %d requests, %d keys", v.lists, v.keys)
+	t.Logf("with a mark for each log: %d requests, %d keys, %d MiB", v.lists, v.keys, memory)
 }
 
 func keysOf(t testing.TB, st storage.Store, prefix string) map[string]bool {
