@@ -186,7 +186,11 @@ func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, co
 	if err := p.checkCluster(s, f, file); err != nil {
 		return repo.WALPut{}, err
 	}
-	return s.PutWAL(ctx, id, f, content)
+	put, err := s.PutWAL(ctx, id, f, content)
+	if put.MarkErr != nil {
+		p.Log.Debug("the WAL before it could not be marked as complete", "file", filepath.Base(file.path), "cause", put.MarkErr)
+	}
+	return put, err
 }
 
 // checkCluster compares the cluster that pushes a file without a header with the stanza's.

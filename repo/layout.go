@@ -63,6 +63,17 @@ func eventsPrefix(stanza string, identity int) string {
 	return fmt.Sprintf("%s%08d/", stanzaEventsPrefix(stanza), identity)
 }
 
+func stanzaMarksPrefix(stanza string) string { return ledgerPrefix(stanza) + "marks/" }
+
+func marksPrefix(stanza string, identity int) string {
+	return fmt.Sprintf("%s%08d/", stanzaMarksPrefix(stanza), identity)
+}
+
+// markKey says which logs of a timeline are complete.
+func markKey(stanza string, identity int, tli postgres.Timeline, first, last uint64) string {
+	return fmt.Sprintf("%s%s/%08X-%08X", marksPrefix(stanza, identity), tli, first, last)
+}
+
 func historyPrefix(stanza string, identity int) string {
 	return walPrefix(stanza, identity) + "history/"
 }

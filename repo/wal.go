@@ -27,6 +27,9 @@ type WALPut struct {
 	Outcome    WALOutcome
 	RawSize    int64 // bytes of the file
 	StoredSize int64 // bytes of the object; 0 when it was there
+	// MarkErr is why the WAL before it could not be marked as complete, when it
+	// was time for that. It is no error of the file, which is stored.
+	MarkErr error
 }
 
 // PutWAL archives a WAL file: durable on return, never over something else.
@@ -34,7 +37,8 @@ type WALPut struct {
 // WALAlreadyThere, once what is there was read back whole; different is
 // ErrWALConflict; and nothing is changed. Otherwise one Put is all that it asks
 // of the store. A summary of c is stored in the same object, and is no part of
-// what is compared.
+// what is compared. After one segment in each 4 GiB of WAL the 4 GiB before it are
+// marked if they are complete, which is a List and a Put more.
 func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c *WALContent) (WALPut, error) {
 	put := WALPut{RawSize: c.Size()}
 	name := f.Name(id.SegmentSize)
@@ -68,6 +72,7 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c 
 		return put, fmt.Errorf("archive WAL file %s: %w", name, err)
 	}
 	put.StoredSize = object.Size()
+	put.MarkErr = s.markAfter(ctx, id, f)
 	return put, nil
 }
 
@@ -219,12 +224,12 @@ func (s *Stanza) StillThere(ctx context.Context) error {
 
 // ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
 func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
-	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli))
+	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli), "")
 }
 
-func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
+func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
-		for obj, err := range s.repo.store.List(ctx, prefix, "") {
+		for obj, err := range s.repo.store.List(ctx, prefix, after) {
 			if err != nil {
 				yield(postgres.WALFile{}, fmt.Errorf("list WAL under %s: %w", prefix, err))
 				return
@@ -238,26 +243,6 @@ func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.S
 			}
 		}
 	}
-}
-
-// WALRanges gives the runs of segments of an identity. It lists every segment
-// but keeps only the runs.
-func (s *Stanza) WALRanges(ctx context.Context, id Identity) ([]WALRange, error) {
-	var out []WALRange
-	for f, err := range s.listWAL(ctx, id, walPrefix(s.name, id.Number)) {
-		if err != nil {
-			return nil, err
-		}
-		if f.Kind != postgres.WALSegment {
-			continue
-		}
-		if n := len(out) - 1; n >= 0 && out[n].Timeline == f.Timeline && out[n].Last+1 == f.Segment {
-			out[n].Last = f.Segment
-			continue
-		}
-		out = append(out, WALRange{Identity: id.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
-	}
-	return out, nil
 }
 
 // maxHistory bounds a timeline history file: one line per promotion.

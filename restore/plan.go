@@ -148,7 +148,7 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	q := request{target: o.Target, set: o.Set, catalog: catalog,
 		wal: &archiveReader{stanza: o.Stanza, identity: identity, log: o.Log}}
-	d, err := q.decide(ctx)
+	d, err := q.decideProven(ctx, o.Stanza, identity)
 	if err != nil {
 		return nil, err
 	}
