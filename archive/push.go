@@ -36,8 +36,11 @@ type Pusher struct {
 	// Log is told, for those who look for faults, why a segment has no summary.
 	// [NewPusher] makes it one that keeps nothing.
 	Log *slog.Logger
+	// Host is the name of the server's host, for whoever reads of a conflict.
+	Host string
 
-	targets []PushTarget
+	targets  []PushTarget
+	ancestry ancestry
 }
 
 // NewPusher returns a Pusher to targets, of which there must be at least one.
@@ -93,7 +96,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	for _, t := range p.targets {
 		content.Compress(t.Compression)
 	}
-	puts, errs := make([]repo.WALPut, len(p.targets)), make([]error, len(p.targets))
+	puts, errs := make([]pushed, len(p.targets)), make([]error, len(p.targets))
 	var running sync.WaitGroup
 	for i, t := range p.targets {
 		running.Go(func() { puts[i], errs[i] = p.push(ctx, t, file, content) })
@@ -101,6 +104,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	running.Wait()
 	p.logSummary(ctx, file, content)
 	for i, t := range p.targets {
+		result.Warnings = append(result.Warnings, puts[i].warnings...)
 		if errs[i] != nil {
 			continue
 		}
@@ -113,31 +117,38 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	return result, errors.Join(errs...)
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+// pushed is the outcome of one repository, with sentences for the server's log.
+type pushed struct {
+	repo.WALPut
+	warnings []string
+}
+
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (pushed, error) {
 	s, err := t.Open(ctx)
 	if err != nil {
-		return repo.WALPut{}, err
+		return pushed{}, err
 	}
-	put, err := p.pushInto(ctx, s, file, content)
+	done, err := p.pushInto(ctx, t.Name, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
-	return put, err
+	return done, err
 }
 
-func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) pushInto(ctx context.Context, target string, s *repo.Stanza, file *walFile, content *repo.WALContent) (pushed, error) {
 	id := s.Current()
 	f, err := postgres.ParseWALFile(filepath.Base(file.path), id.SegmentSize)
 	if err != nil {
-		return repo.WALPut{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
+		return pushed{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
 	}
-	if err := file.check(s, f, content); err != nil {
-		return repo.WALPut{}, err
+	var done pushed
+	if err = file.check(s, f, content); err == nil {
+		err = p.checkCluster(s, f, file)
 	}
-	if err := p.checkCluster(s, f, file); err != nil {
-		return repo.WALPut{}, err
+	if err == nil {
+		done, err = p.putWithAncestry(ctx, target, s, f, file, content)
 	}
-	return s.PutWAL(ctx, id, f, content)
+	return done, p.tellConflict(ctx, s, f, file, err)
 }
 
 // checkCluster compares the cluster that pushes a file without a header with the stanza's.

@@ -162,8 +162,7 @@ func (s *Stanza) compareWAL(ctx context.Context, key, name string, content Conte
 	if h.id == content && h.size == size {
 		return nil
 	}
-	return hint.Wrap(fmt.Errorf("WAL file %s: %w: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
-		name, ErrWALConflict, key, s.repo.location(), h.size, h.id.short(), size, content.short()),
+	return hint.Wrap(&WALConflictError{File: name, Object: key, Location: s.repo.location(), Archived: h.id, Pushed: content, ArchivedSize: h.size, PushedSize: size},
 		"two clusters may be archiving to stanza %s, or this one was rewound: compare 'SELECT system_identifier FROM pg_control_system()' and the timelines of all of them; nothing was overwritten.", s.name)
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	pusher.Processes = sel.processes
 	pusher.Control = a.workingControl
 	pusher.Log = a.log
+	pusher.Host, _ = os.Hostname() // it only explains conflicts
 	// The run is over before garbage is worth collecting, and each collection
 	// costs as much as compressing some MiB. Large segments meet the limit.
 	debug.SetGCPercent(-1)
