@@ -286,13 +286,15 @@ func (p *Pusher) putWithAncestry(ctx context.Context, target string, s *repo.Sta
 		return pushed{}, err
 	}
 	d := &descent{stanza: s, target: target, dir: dir, history: h, data: data}
-	err = d.putAncestors(ctx)
-	p.logNotes(ctx, d)
-	if err != nil {
+	defer func() { p.logNotes(ctx, d) }()
+	if err := d.putAncestors(ctx); err != nil {
 		return pushed{warnings: d.warnings}, err
 	}
 	put, err := s.PutWAL(ctx, s.Current(), f, content)
-	return pushed{put, d.warnings}, err
+	if err == nil {
+		err = d.putTail(ctx, p)
+	}
+	return pushed{WALPut: put, warnings: d.warnings}, err
 }
 
 func (p *Pusher) putSegment(ctx context.Context, target string, s *repo.Stanza, f postgres.WALFile, dir string, content *repo.WALContent) (pushed, error) {
@@ -306,7 +308,7 @@ func (p *Pusher) putSegment(ctx context.Context, target string, s *repo.Stanza, 
 	if err == nil {
 		err = ancestryErr
 	}
-	return pushed{put, d.warnings}, err
+	return pushed{WALPut: put, warnings: d.warnings}, err
 }
 
 func (p *Pusher) logNotes(ctx context.Context, d *descent) {

@@ -105,7 +105,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	p.logSummary(ctx, file, content)
 	for i, t := range p.targets {
 		result.Warnings = append(result.Warnings, puts[i].warnings...)
-		if errs[i] != nil {
+		if errs[i] != nil || puts[i].needless {
 			continue
 		}
 		result.Stored = append(result.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
@@ -120,6 +120,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 // pushed is the outcome of one repository, with sentences for the server's log.
 type pushed struct {
 	repo.WALPut
+	needless bool // not stored, and not needed
 	warnings []string
 }
 
@@ -147,6 +148,12 @@ func (p *Pusher) pushInto(ctx context.Context, target string, s *repo.Stanza, fi
 	}
 	if err == nil {
 		done, err = p.putWithAncestry(ctx, target, s, f, file, content)
+	}
+	if needless, settleErr := settlePartial(ctx, s, f, file, err); needless != "" {
+		done.needless, done.warnings = true, append(done.warnings, needless)
+		return done, nil
+	} else if settleErr != nil {
+		p.Log.WarnContext(ctx, "it is not known whether the partial segment is needed", "file", filepath.Base(file.path), "cause", settleErr)
 	}
 	return done, p.tellConflict(ctx, s, f, file, err)
 }
