@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,30 +29,65 @@ func settlePartial(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file
 		return "", nil
 	}
 	dir := filepath.Dir(file.path)
-	next, err := successor(s, dir, f)
+	next, length, err := successor(s, dir, f)
 	if err != nil || next.Timeline == 0 {
 		return "", err
 	}
-	name := next.Name(s.Current().SegmentSize)
-	where := dir
-	if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
-		there, err := s.HasWAL(ctx, s.Current(), next)
-		if err != nil || !there {
-			return "", err
-		}
-		where = "the archive"
-	} else if err != nil {
-		return "", fmt.Errorf("look for WAL file: %w", err)
+	in, where, err := openSuccessor(ctx, s, dir, next)
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("%v; nothing is lost: %s in %s begins with all of the WAL in it", conflict, name, where), nil
+	defer in.Close()
+	own, err := file.Open()
+	if err != nil {
+		return "", err
+	}
+	defer own.Close()
+	if same, err := sameBytes(in, own, length); !same || err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%v; nothing is lost: %s in %s begins with all of the WAL in it", conflict, next.Name(s.Current().SegmentSize), where), nil
+}
+
+// openSuccessor opens a segment on the server or, where it is gone, in the archive.
+func openSuccessor(ctx context.Context, s *repo.Stanza, dir string, next postgres.WALFile) (io.ReadCloser, string, error) {
+	file, err := look(filepath.Join(dir, next.Name(s.Current().SegmentSize)))
+	if err == nil {
+		return file.file, dir, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", err
+	}
+	archived, err := s.OpenWAL(ctx, s.Current(), next)
+	return archived, "the archive", err
+}
+
+// sameBytes compares the first n bytes of both.
+func sameBytes(a, b io.Reader, n int64) (bool, error) {
+	var x, y [comparedAtOnce]byte
+	for n > 0 {
+		m := min(n, comparedAtOnce)
+		if _, err := io.ReadFull(a, x[:m]); err != nil {
+			return false, err
+		}
+		if _, err := io.ReadFull(b, y[:m]); err != nil {
+			return false, err
+		}
+		if x != y {
+			return false, nil
+		}
+		n -= m
+	}
+	return true, nil
 }
 
 // successor is the segment with which a timeline of this server begins that has
-// left f's within f; the zero WALFile if no history in dir tells of one.
-func successor(s *repo.Stanza, dir string, f postgres.WALFile) (postgres.WALFile, error) {
+// left f's within f, and how many of its bytes are f's; the zero WALFile if no
+// history in dir tells of one.
+func successor(s *repo.Stanza, dir string, f postgres.WALFile) (postgres.WALFile, int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return postgres.WALFile{}, fmt.Errorf("look for timeline histories: %w", err)
+		return postgres.WALFile{}, 0, fmt.Errorf("look for timeline histories: %w", err)
 	}
 	size := s.Current().SegmentSize
 	for _, entry := range entries {
@@ -68,8 +104,8 @@ func successor(s *repo.Stanza, dir string, f postgres.WALFile) (postgres.WALFile
 			continue
 		}
 		if last := h.Entries[len(h.Entries)-1]; last.Timeline == f.Timeline && uint64(last.Switch)/uint64(size) == f.Segment {
-			return postgres.WALFile{Kind: postgres.WALSegment, Timeline: named.Timeline, Segment: f.Segment}, nil
+			return postgres.WALFile{Kind: postgres.WALSegment, Timeline: named.Timeline, Segment: f.Segment}, int64(uint64(last.Switch) % uint64(size)), nil
 		}
 	}
-	return postgres.WALFile{}, nil
+	return postgres.WALFile{}, 0, nil
 }
