@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,14 +43,49 @@ func walDir(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// pagedSegment is a segment all of whose pages are where they belong.
+// pagedSegment is a segment all of which is inside of one large record, so that
+// it holds WAL to its end.
 func pagedSegment(id repo.Identity, f postgres.WALFile) []byte {
 	data := segment(id, f)
-	for at := 8192; at < len(data); at += 8192 {
-		copy(data[at:], data[:8])
-		binary.LittleEndian.PutUint64(data[at+8:], uint64(f.Start(id.SegmentSize))+uint64(at))
+	le := binary.LittleEndian
+	rest := uint32(1 << 30)
+	le.PutUint16(data[2:], 0x0002|0x0001)
+	for at := 0; at < len(data); at += 8192 {
+		header := 40
+		if at > 0 {
+			header = 24
+			copy(data[at:], data[:8])
+			le.PutUint16(data[at+2:], 0x0001)
+			le.PutUint64(data[at+8:], uint64(f.Start(id.SegmentSize))+uint64(at))
+		}
+		le.PutUint32(data[at+16:], rest)
+		rest -= uint32(8192 - header)
 	}
 	return data
+}
+
+// switchAt ends the record of a pagedSegment with a page, from which on follows
+// the switch to the next segment, and then what the file held before.
+func switchAt(data []byte, page int) (end int) {
+	le := binary.LittleEndian
+	left := uint32(0)
+	for at := (page - 1) * 8192; at >= 0; at -= 8192 {
+		header := uint32(24)
+		if at == 0 {
+			header = 40
+		}
+		left += 8192 - header
+		le.PutUint32(data[at+16:], left)
+	}
+	at := page * 8192
+	le.PutUint16(data[at+2:], 0)
+	le.PutUint32(data[at+16:], 0)
+	record := data[at+24 : at+48]
+	clear(record)
+	le.PutUint32(record, 24)
+	record[16] = 0x40
+	le.PutUint32(record[20:], crc32.Checksum(record[:20], crc32.MakeTable(crc32.Castagnoli)))
+	return at + 48
 }
 
 func on(tli postgres.Timeline, number uint64) postgres.WALFile {

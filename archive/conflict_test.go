@@ -135,3 +135,50 @@ func TestAnUnfinishedSegmentOfTwoServers(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatDiffersBehindASwitchIsNoConflict, in either order.
+func TestWhatDiffersBehindASwitchIsNoConflict(t *testing.T) {
+	id := testIdentity(17)
+	f := on(1, 3)
+	name := f.Name(segmentSize)
+	left := pagedSegment(id, f)
+	end := switchAt(left, 50)
+	zeros := bytes.Clone(left)
+	clear(zeros[end:])
+	for title, c := range map[string]struct {
+		archived, pushed []byte
+		same             bool
+	}{
+		"the server after its standby": {left, zeros, true},
+		"the standby after its server": {zeros, left, true},
+		"one byte before the end": {zeros, func() []byte {
+			b := bytes.Clone(zeros)
+			b[end-60_000] ^= 1
+			return b
+		}(), false},
+		"one without a switch": {zeros, pagedSegment(id, f), false},
+	} {
+		t.Run(title, func(t *testing.T) {
+			s := memStanza(t)
+			if _, err := pushContent(t, s, name, c.archived); err != nil {
+				t.Fatal(err)
+			}
+			result, _, err := pushFrom(t, s, walDir(t, map[string]string{name: string(c.pushed)}), name)
+			if !c.same {
+				if !errors.Is(err, repo.ErrWALConflict) || len(result.Stored) != 0 {
+					t.Errorf("error %v, result %+v", err, result)
+				}
+				onlyEvent(t, s)
+				return
+			}
+			if err != nil || len(result.Stored) != 0 || len(result.Warnings) != 1 {
+				t.Fatalf("result %+v, error %v", result, err)
+			}
+			contains(t, errors.New(result.Warnings[0]), name, "with the same WAL", end)
+			mustHold(t, s, name, c.archived)
+			if events, err := s.WALEvents(t.Context()); err != nil || len(events) != 0 {
+				t.Errorf("events %+v, error %v", events, err)
+			}
+		})
+	}
+}

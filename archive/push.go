@@ -197,11 +197,11 @@ func (p *Pusher) pushInto(ctx context.Context, target string, s *repo.Stanza, fi
 	if err == nil {
 		done, err = p.putWithAncestry(ctx, target, s, f, file, content)
 	}
-	if needless, settleErr := settlePartial(ctx, s, f, file, err); needless != "" {
+	if needless, settleErr := settle(ctx, s, f, file, content, err); needless != "" {
 		done.needless, done.warnings = true, append(done.warnings, needless)
 		return done, nil
 	} else if settleErr != nil {
-		p.Log.WarnContext(ctx, "it is not known whether the partial segment is needed", "file", filepath.Base(file.path), "cause", settleErr)
+		p.Log.WarnContext(ctx, "it is not known whether the conflict means anything", "file", filepath.Base(file.path), "cause", settleErr)
 	}
 	return done, p.tellConflict(ctx, s, f, file, err)
 }

@@ -3,7 +3,6 @@ package archive
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
 )
 
 // A standby marks the segments that it gets by streaming as archived, since its
@@ -113,37 +113,48 @@ func (d *descent) putSegment(ctx context.Context, p *Pusher, f postgres.WALFile,
 	if err := file.check(d.stanza, f, content); err != nil {
 		return err
 	}
-	if err := file.checkKept(d.stanza.Current(), f, content); err != nil {
+	data, err := file.whole(f, content)
+	if err != nil {
 		return err
 	}
-	file.summarize(content)
-	_, err = d.stanza.PutWAL(ctx, d.stanza.Current(), f, content)
+	if err := file.checkKept(); err != nil {
+		return err
+	}
+	whole := repo.NewWALContent(storage.Bytes(data))
+	whole.Processes = p.Processes
+	defer whole.Close()
+	file.summarize(whole)
+	_, err = d.stanza.PutWAL(ctx, d.stanza.Current(), f, whole)
 	return err
+}
+
+// whole gives the segment as the server has written it that its WAL comes from:
+// every record of it is there, and what is behind a switch is zeros.
+func (w *walFile) whole(f postgres.WALFile, content *repo.WALContent) ([]byte, error) {
+	data, err := content.Head(int(w.size))
+	if err != nil {
+		return nil, fmt.Errorf("read WAL file: %w", err)
+	}
+	if int64(len(data)) != w.size {
+		return nil, &refused{text: fmt.Sprintf("%s is too large to be read while the server may recycle it", w.path)}
+	}
+	h, err := postgres.ParseWALHeader(data)
+	if err != nil {
+		return nil, &refused{text: fmt.Sprintf("%s is not a WAL segment", w.path), cause: err}
+	}
+	used, err := postgres.WALInSegment(h, f, data)
+	if err != nil {
+		return nil, &refused{text: fmt.Sprintf("%s is not whole", w.path), cause: err}
+	}
+	data = bytes.Clone(data)
+	clear(data[used:])
+	return data, nil
 }
 
 // checkKept makes sure that a segment which the server need not keep for the
 // archiver was still that segment when it had been read: it may be recycled at
-// any time, which gives it another name before it gets other content. Every
-// page must be where it belongs, or empty.
-func (w *walFile) checkKept(id repo.Identity, f postgres.WALFile, content *repo.WALContent) error {
-	data, err := content.Head(int(w.size))
-	if err != nil {
-		return fmt.Errorf("read WAL file: %w", err)
-	}
-	if int64(len(data)) != w.size {
-		return &refused{text: fmt.Sprintf("%s is too large to be read while the server may recycle it", w.path)}
-	}
-	h, err := postgres.ParseWALHeader(data)
-	if err != nil {
-		return &refused{text: fmt.Sprintf("%s is not a WAL segment", w.path), cause: err}
-	}
-	for at := 0; at < len(data); at += h.BlockSize {
-		page := data[at:min(at+h.BlockSize, len(data))]
-		want := f.Start(id.SegmentSize) + postgres.LSN(at)
-		if got := postgres.LSN(binary.LittleEndian.Uint64(page[8:])); got != want && len(bytes.Trim(page, "\x00")) > 0 {
-			return &refused{text: fmt.Sprintf("%s has the page of LSN %s where %s belongs", w.path, got, want)}
-		}
-	}
+// any time, which gives it another name before it gets other content.
+func (w *walFile) checkKept() error {
 	opened, err := w.file.Stat()
 	if err != nil {
 		return fmt.Errorf("read WAL file: %w", err)

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,12 +23,59 @@ import (
 // unfinished segment up to the switch point, so that its own first segment
 // holds all of it. Where that is proven, the conflict is a warning.
 
+// settle says, as a warning for the server's log, why a file may be passed over
+// that is not stored, since other content is archived under its name; "" if it
+// may not.
+func settle(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent, conflict error) (string, error) {
+	switch {
+	case !errors.Is(conflict, repo.ErrWALConflict):
+		return "", nil
+	case f.Kind == postgres.WALPartial:
+		return settlePartial(ctx, s, f, file, conflict)
+	case f.Kind == postgres.WALSegment:
+		return settleSwitched(ctx, s, f, file, content)
+	}
+	return "", nil
+}
+
+// settleSwitched settles the conflict of a segment that differs only behind the
+// record with which the server switched to the next one. A standby of a standby
+// may have such a segment, see postgres.WALInSegment.
+func settleSwitched(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent) (string, error) {
+	own, err := file.whole(f, content)
+	if errors.Is(err, ErrRefused) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	in, err := s.OpenWAL(ctx, s.Current(), f)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	archived, err := io.ReadAll(io.LimitReader(in, int64(len(own))+1))
+	if err != nil || len(archived) != len(own) {
+		return "", err
+	}
+	h, err := postgres.ParseWALHeader(archived)
+	if err != nil {
+		return "", nil
+	}
+	used, err := postgres.WALInSegment(h, f, archived)
+	if err != nil {
+		return "", nil
+	}
+	clear(archived[used:])
+	if !bytes.Equal(archived, own) {
+		return "", nil
+	}
+	return fmt.Sprintf("%s was in the archive already, with the same WAL and other bytes behind its end at byte %d, which mean nothing", filepath.Base(file.path), used), nil
+}
+
 // settlePartial says, as a warning for the server's log, why the refused partial
 // segment is not needed; "" if it may be needed, or is none.
 func settlePartial(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file *walFile, conflict error) (string, error) {
-	if f.Kind != postgres.WALPartial || !errors.Is(conflict, repo.ErrWALConflict) {
-		return "", nil
-	}
 	dir := filepath.Dir(file.path)
 	next, length, err := successor(s, dir, f)
 	if err != nil || next.Timeline == 0 {
