@@ -98,10 +98,14 @@ func TestAnUnfinishedSegmentOfTwoServers(t *testing.T) {
 		archived bool // the first segment of the new timeline
 		needless bool
 	}{
-		"its successor is on the server":        {map[string]string{"00000003.history": history, next: string(begun)}, false, true},
-		"its successor lacks its last byte":     {map[string]string{"00000003.history": history, next: string(lacks)}, false, false},
-		"its successor is archived":             {map[string]string{"00000003.history": history}, true, true},
-		"its successor is nowhere":              {map[string]string{"00000003.history": history}, false, false},
+		"its successor is on the server":    {map[string]string{"00000003.history": history, next: string(begun)}, false, true},
+		"its successor lacks its last byte": {map[string]string{"00000003.history": history, next: string(lacks)}, false, false},
+		"its successor is archived":         {map[string]string{"00000003.history": history}, true, true},
+		"its successor is nowhere":          {map[string]string{"00000003.history": history}, false, false},
+		"another server's successor holds less of it": {map[string]string{"00000002.history": "1\t0/308000\tx\n", "00000003.history": history,
+			on(2, 3).Name(segmentSize): string(second)}, false, false},
+		"another server's history beside its own": {map[string]string{"00000002.history": "1\t0/308000\tx\n", "00000003.history": history,
+			on(2, 3).Name(segmentSize): string(second), next: string(begun)}, false, true},
 		"no history":                            {map[string]string{next: string(begun)}, true, false},
 		"a history that leaves another segment": {map[string]string{"00000003.history": "1\t0/410000\tx\n", next: string(begun)}, true, false},
 		"a history of another timeline":         {map[string]string{"00000003.history": history + "\n2\t0/410000\tx\n", next: string(begun)}, true, false},

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -129,31 +128,39 @@ func sameBytes(a, b io.Reader, n int64) (bool, error) {
 	return true, nil
 }
 
-// successor is the segment with which a timeline of this server begins that has
-// left f's within f, and how many of its bytes are f's; the zero WALFile if no
-// history in dir tells of one.
+// successor is the segment with which the timeline begins that this server went on
+// to from f's within f, and how many of its bytes are f's; the zero WALFile if it
+// is not known to have done so. The server's own way is what the history of its
+// newest timeline says: others in dir may be of servers that got less far.
 func successor(s *repo.Stanza, dir string, f postgres.WALFile) (postgres.WALFile, int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return postgres.WALFile{}, 0, fmt.Errorf("look for timeline histories: %w", err)
 	}
 	size := s.Current().SegmentSize
+	newest := postgres.Timeline(0)
 	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), ".history") {
+		if named, err := postgres.ParseWALFile(entry.Name(), size); err == nil && named.Kind == postgres.WALHistory {
+			newest = max(newest, named.Timeline)
+		}
+	}
+	if newest <= f.Timeline {
+		return postgres.WALFile{}, 0, nil
+	}
+	d := &descent{stanza: s, dir: dir}
+	_, h, err := d.read(newest)
+	if err != nil {
+		return postgres.WALFile{}, 0, err
+	}
+	for i, e := range h.Entries {
+		if e.Timeline != f.Timeline || uint64(e.Switch)/uint64(size) != f.Segment {
 			continue
 		}
-		named, err := postgres.ParseWALFile(entry.Name(), size)
-		if err != nil || named.Kind != postgres.WALHistory {
-			continue
+		next := h.Timeline
+		if i+1 < len(h.Entries) {
+			next = h.Entries[i+1].Timeline
 		}
-		d := &descent{stanza: s, dir: dir}
-		_, h, err := d.read(named.Timeline)
-		if err != nil || len(h.Entries) == 0 {
-			continue
-		}
-		if last := h.Entries[len(h.Entries)-1]; last.Timeline == f.Timeline && uint64(last.Switch)/uint64(size) == f.Segment {
-			return postgres.WALFile{Kind: postgres.WALSegment, Timeline: named.Timeline, Segment: f.Segment}, int64(uint64(last.Switch) % uint64(size)), nil
-		}
+		return postgres.WALFile{Kind: postgres.WALSegment, Timeline: next, Segment: f.Segment}, int64(uint64(e.Switch) % uint64(size)), nil
 	}
 	return postgres.WALFile{}, 0, nil
 }
