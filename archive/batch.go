@@ -124,9 +124,11 @@ type pushRun struct {
 	// certain tells that control is what the server's directory says, be it nil.
 	certain bool
 	targets []*runTarget
+	buffers *walBuffers
 
 	mu       sync.Mutex
 	queue    []string            // not yet begun
+	done     chan struct{}       // closed when answered
 	begun    map[string]bool     // in this run
 	missing  map[string][]string // by file: places that do not hold it, by word of the spool
 	ahead    int                 // files begun since the file asked for is done
@@ -151,8 +153,8 @@ type runTotal struct {
 }
 
 func (b *Batch) newRun(path string) *pushRun {
-	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
-		begun: map[string]bool{}, missing: map[string][]string{}}
+	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true, buffers: &walBuffers{},
+		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))
 	}

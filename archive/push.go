@@ -103,7 +103,7 @@ type Stored struct {
 // and the WAL before it that a dead primary has not archived. A partial segment
 // whose name is taken is passed over where the next timeline's holds all of it.
 func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
-	o, err := p.pushTo(ctx, path, p.targets, false)
+	o, err := p.pushTo(ctx, path, p.targets, nil)
 	return o.Result, err
 }
 
@@ -114,8 +114,9 @@ type outcome struct {
 	holders []holder   // of Result.Stored
 }
 
-// pushTo is Push to some targets; with summed the outcome tells what content it was.
-func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, summed bool) (outcome, error) {
+// pushTo is Push to some targets. In a batch, which has buffers, the outcome also
+// tells what content it was.
+func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, batch *walBuffers) (outcome, error) {
 	o := outcome{Result: Result{File: filepath.Base(path)}}
 	file, err := look(path)
 	if err != nil {
@@ -124,13 +125,15 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	defer file.Close()
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
+	content.Buffer = batch.take(file.size)
+	defer batch.give(content.Buffer)
 	defer content.Close()
 	file.summarize(content)
 	for _, t := range targets {
 		content.Compress(t.Compression)
 	}
 	sumLarge := func() contentSum { return contentSum{} }
-	if summed {
+	if batch != nil {
 		sumLarge = file.sumLarge()
 	}
 	puts, holders, errs := make([]pushed, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
@@ -138,7 +141,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	for i, t := range targets {
 		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
 	}
-	if summed {
+	if batch != nil {
 		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()
