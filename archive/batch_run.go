@@ -314,6 +314,10 @@ func (r *pushRun) tell(p Pushed) {
 		r.total.stored += stored
 	}
 	if !p.Asked {
+		// When PostgreSQL asks for it, the acknowledgement has nothing to say of them.
+		for _, w := range p.Warnings {
+			log.Warn(w)
+		}
 		for _, f := range p.Failed {
 			if !errors.Is(f.Err, errNotAsked) {
 				r.warnOnce(p.File, f)

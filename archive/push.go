@@ -39,8 +39,11 @@ type Pusher struct {
 	// Log is told, for those who look for faults, why a segment has no summary.
 	// [NewPusher] makes it one that keeps nothing.
 	Log *slog.Logger
+	// Host is the name of the server's host, for whoever reads of a conflict.
+	Host string
 
-	targets []PushTarget
+	targets  []PushTarget
+	ancestry ancestry
 }
 
 // NewPusher returns a Pusher to targets, of which there must be at least one.
@@ -99,7 +102,10 @@ type Stored struct {
 // in those and stores only what is missing.
 //
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
-// (another content is there under its name), or what the repository said.
+// (another content is there under its name), or what the repository said. With a
+// history, or the first segment of a timeline, come the histories of all ancestors
+// and the WAL before it that a dead primary has not archived. A partial segment
+// whose name is taken is passed over where the next timeline's holds all of it.
 func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 	o, err := p.pushTo(ctx, path, p.targets, nil)
 	return o.Result, err
@@ -134,7 +140,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	if batch != nil {
 		sumLarge = file.sumLarge()
 	}
-	puts, holders, errs := make([]repo.WALPut, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
+	puts, holders, errs := make([]pushed, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
 	var running sync.WaitGroup
 	for i, t := range targets {
 		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
@@ -148,8 +154,12 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	}
 	p.logSummary(ctx, file, content)
 	for i, t := range targets {
+		o.Warnings = append(o.Warnings, puts[i].warnings...)
 		if errs[i] != nil {
 			o.Failed = append(o.Failed, Failed{t.Name, errs[i]})
+			continue
+		}
+		if puts[i].needless {
 			continue
 		}
 		o.holders = append(o.holders, holders[i])
@@ -162,35 +172,48 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	return o, errors.Join(errs...)
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, holder, error) {
+// pushed is the outcome of one repository, with sentences for the server's log.
+type pushed struct {
+	repo.WALPut
+	needless bool // not stored, and not needed
+	warnings []string
+}
+
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (pushed, holder, error) {
 	s, err := t.Open(ctx)
 	if err != nil {
-		return repo.WALPut{}, holder{}, err
+		return pushed{}, holder{}, err
 	}
-	put, err := p.pushInto(ctx, s, file, content)
+	done, err := p.pushInto(ctx, t.Name, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
-	return put, holderOf(t, s), err
+	return done, holderOf(t, s), err
 }
 
-func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) pushInto(ctx context.Context, target string, s *repo.Stanza, file *walFile, content *repo.WALContent) (pushed, error) {
 	id := s.Current()
 	f, err := postgres.ParseWALFile(filepath.Base(file.path), id.SegmentSize)
 	if err != nil {
-		return repo.WALPut{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
+		return pushed{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
 	}
-	if err := file.check(s, f, content); err != nil {
-		return repo.WALPut{}, err
+	var done pushed
+	if err = file.check(s, f, content); err == nil {
+		err = p.checkCluster(s, f, file)
 	}
-	if err := p.checkCluster(s, f, file); err != nil {
-		return repo.WALPut{}, err
+	if err == nil {
+		done, err = p.putWithAncestry(ctx, target, s, f, file, content)
 	}
-	put, err := s.PutWAL(ctx, id, f, content)
-	if put.MarkErr != nil {
-		p.Log.Debug("the WAL before it could not be marked as complete", "file", filepath.Base(file.path), "cause", put.MarkErr)
+	if done.MarkErr != nil {
+		p.Log.Debug("the WAL before it could not be marked as complete", "file", filepath.Base(file.path), "cause", done.MarkErr)
 	}
-	return put, err
+	if needless, settleErr := settle(ctx, s, f, file, content, err); needless != "" {
+		done.needless, done.warnings = true, append(done.warnings, needless)
+		return done, nil
+	} else if settleErr != nil {
+		p.Log.WarnContext(ctx, "it is not known whether the conflict means anything", "file", filepath.Base(file.path), "cause", settleErr)
+	}
+	return done, p.tellConflict(ctx, s, f, file, err)
 }
 
 // checkCluster compares the cluster that pushes a file without a header with the stanza's.

@@ -83,6 +83,7 @@ func (a *app) newBatch(sel selection) (*archive.Batch, error) {
 	pusher.Processes = sel.processes
 	pusher.Control = a.workingControl
 	pusher.Log = a.log
+	pusher.Host, _ = os.Hostname() // for people; the events do without
 	var spool *archive.Spool
 	if settings.spool != "" {
 		if spool, err = archive.OpenSpool(settings.spool, sel.stanza.Name); err != nil {
@@ -92,7 +93,7 @@ func (a *app) newBatch(sel selection) (*archive.Batch, error) {
 	batch := archive.NewBatch(pusher, spool, a.clock)
 	batch.Processes = cmp.Or(settings.processes, sel.processes)
 	batch.QueueMax = settings.queueMax
-	batch.Host, _ = os.Hostname() // for people; the events do without
+	batch.Host = pusher.Host
 	return batch, nil
 }
 
