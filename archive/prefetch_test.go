@@ -189,7 +189,10 @@ func (r *recoveryOf) holds(t *testing.T, want ...postgres.WALFile) {
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, names) {
-			return fmt.Errorf("the queue holds %q, want %q", got, names)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			asked, _ := r.queue.asked()
+			return fmt.Errorf("the queue holds %q, want %q; recovery asked for %v; trouble %v", got, names, asked, r.trouble)
 		}
 		return nil
 	})
