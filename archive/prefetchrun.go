@@ -114,6 +114,9 @@ func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 			r.fetching[f] = true
 			go func() {
 				found, err := r.p.fetch(ctx, f)
+				if ctx.Err() != nil {
+					err = nil // no trouble: the run ends
+				}
 				r.done <- fetched{f, found, err}
 			}()
 		}
