@@ -16,6 +16,8 @@ type request struct {
 	set     repo.Label // only this backup; empty: any
 	catalog *repo.Catalog
 	wal     walReader
+	// received is WAL beyond the archive that the plan may use; nil is none.
+	received *receivedWAL
 }
 
 // decision is a backup and the proof that the target can be reached from it.
@@ -103,13 +105,14 @@ func (q *request) decideProven(ctx context.Context, s *repo.Stanza, id repo.Iden
 		return d, err
 	}
 	there := *q.catalog
-	there.WAL = listed
+	there.WAL = q.received.addedTo(listed, id)
 	if newWALArchive(&there, id).follow(path, d.reach.First).holds(d.needed) {
 		return d, nil
 	}
-	if there.WAL, err = s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{}); err != nil {
+	if listed, err = s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{}); err != nil {
 		return d, err
 	}
+	there.WAL = q.received.addedTo(listed, id)
 	q.catalog = &there
 	if d, err = q.decide(ctx); err != nil {
 		return d, err

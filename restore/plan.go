@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -38,8 +39,11 @@ type Options struct {
 	// identity from the repository, ready for PostgreSQL but for the
 	// quoting of its value.
 	RestoreCommand string
-	Log            *slog.Logger // nil: nothing is logged
-	Clock          func() time.Time
+	// Received is the directory of an archive-receive, whose WAL is used where the
+	// repository has not got it; nil: there is none.
+	Received *received.Directory
+	Log      *slog.Logger // nil: nothing is logged
+	Clock    func() time.Time
 	// Progress is called now and then while files are written, by one
 	// goroutine at a time; nil: nobody wants to know.
 	Progress func(Progress)
@@ -81,7 +85,9 @@ type Plan struct {
 	Passed    []Passed       `json:"passed,omitempty"`
 	Timelines []TimelineStep `json:"timelines"`
 	WAL       WALPlan        `json:"wal"`
-	Reachable Window         `json:"reachable"`
+	// Received is the part of it that is not in the archive.
+	Received  *ReceivedPlan `json:"received,omitempty"`
+	Reachable Window        `json:"reachable"`
 	// Stop is the record that ends recovery, for targets by time, transaction
 	// and restore point.
 	Stop        *StopPoint       `json:"stop,omitempty"`
@@ -114,7 +120,7 @@ type TimelineStep struct {
 	End      *postgres.LSN     `json:"end,omitempty"`
 }
 
-// WALPlan is the WAL that recovery reads. All of it is in the archive.
+// WALPlan is the WAL that recovery reads. All of it is in the archive, or received.
 type WALPlan struct {
 	First string `json:"first"`
 	Last  string `json:"last"`
@@ -146,13 +152,23 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	var beyond *receivedWAL
+	if o.Received != nil {
+		if beyond, err = readReceived(ctx, o.Received, o.Stanza, catalog, identity); err != nil {
+			return nil, err
+		}
+		catalog = beyond.added(catalog, identity)
+	}
 	q := request{target: o.Target, set: o.Set, catalog: catalog,
-		wal: &archiveReader{stanza: o.Stanza, identity: identity, log: o.Log}}
+		wal: &archiveReader{stanza: o.Stanza, identity: identity, log: o.Log, received: beyond}, received: beyond}
 	d, err := q.decideProven(ctx, o.Stanza, identity)
 	if err != nil {
 		return nil, err
 	}
 	p := newPlan(o, d)
+	if err := p.planReceived(ctx, beyond, &q, d); err != nil {
+		return nil, err
+	}
 	backup, err := o.Stanza.OpenBackup(ctx, d.Label)
 	if err != nil {
 		return nil, fmt.Errorf("open backup %s: %w", d.Label, err)

@@ -18,7 +18,14 @@ func (p *Plan) String() string {
 		line("not", "%s: %s", passed.Label, passed.Reason)
 	}
 	line("timelines", "%s", p.describeTimelines())
-	line("wal", "%s to %s, %d files, all in the archive", p.WAL.First, p.WAL.Last, p.WAL.Files)
+	where := "all in the archive"
+	if p.Received != nil && p.Received.First != "" {
+		where = "in the archive or received"
+	}
+	line("wal", "%s to %s, %d files, %s", p.WAL.First, p.WAL.Last, p.WAL.Files, where)
+	if p.Received != nil && p.Received.First != "" {
+		line("received", "%s", p.Received)
+	}
 	line("reachable", "%s to %s", p.Reachable.From, p.Reachable.To)
 	if s := p.Stop; s != nil {
 		line("stop", "%s", s)

@@ -89,6 +89,7 @@ func (r *run) steps(ctx context.Context) error {
 	}{
 		{"writing files", r.writeFiles},
 		{"making links", func(context.Context) error { return r.makeLinks() }},
+		{"writing received WAL", r.writeReceived},
 		{"writing the recovery settings", func(context.Context) error { return r.configure() }},
 		{"writing backup_manifest", r.writeManifest},
 		{"setting modes and owners of directories", func(context.Context) error { return r.finishDirs() }},

@@ -18,6 +18,7 @@ type archiveReader struct {
 	stanza   *repo.Stanza
 	identity repo.Identity
 	log      *slog.Logger
+	received *receivedWAL // asked first; nil: there is none
 	segment  []byte
 }
 
@@ -101,6 +102,12 @@ func (a *archiveReader) start(ctx context.Context, r reach, n uint64) (*postgres
 // read fetches a whole segment.
 func (a *archiveReader) read(ctx context.Context, f postgres.WALFile, p walPath) error {
 	name := f.Name(p.size)
+	if a.segment == nil {
+		a.segment = make([]byte, p.size)
+	}
+	if found, err := a.received.read(f, a.segment); found {
+		return err
+	}
 	in, err := a.stanza.OpenWAL(ctx, a.identity, f)
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("look for the target in WAL segment %s: %w", name, err),
@@ -109,9 +116,6 @@ func (a *archiveReader) read(ctx context.Context, f postgres.WALFile, p walPath)
 	defer in.Close()
 	if in.RawSize() != p.size {
 		return fmt.Errorf("look for the target in WAL segment %s: it has %d bytes, want %d", name, in.RawSize(), p.size)
-	}
-	if a.segment == nil {
-		a.segment = make([]byte, p.size)
 	}
 	if _, err := io.ReadFull(in, a.segment); err != nil {
 		return fmt.Errorf("look for the target in WAL segment %s: %w", name, err)

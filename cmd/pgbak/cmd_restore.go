@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/restore"
 )
@@ -24,6 +25,7 @@ type restoreFlags struct {
 	tablespaces, links          []string
 	allTablespaces, archiveMode string
 	allLinks, planOnly          bool
+	received                    string
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -68,6 +70,7 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.links, "link-map", nil, "restore a linked directory to this place (`PATH=DIRECTORY`; may be repeated)")
 	flags.BoolVar(&f.allLinks, "link-all", false, "as root too, restore linked directories that --link-map does not name to where the backup recorded them")
 	flags.StringVar(&f.archiveMode, "archive-mode", "preserve", "`MODE` of archiving after the restore: preserve or off")
+	flags.StringVar(&f.received, "received", "", "`DIRECTORY` of an archive-receive that is stopped: WAL that is there and not in the repository is restored too")
 	flags.BoolVar(&f.planOnly, "plan", false, "print what would be done, and do nothing")
 	f.output.add(cmd)
 }
@@ -85,6 +88,12 @@ func (a *app) restore(cmd *cobra.Command, f restoreFlags) error {
 		return err
 	}
 	o.Processes, o.Log, o.Clock = sel.processes, a.log, a.clock
+	if f.received != "" {
+		if o.Received, err = received.OpenToRead(f.received); err != nil {
+			return fmt.Errorf("%w: %w", restore.ErrUnreachable, err)
+		}
+		defer o.Received.Close()
+	}
 	source, err := a.chooseRepository(cmd.Context(), sel, o)
 	if err != nil {
 		return err

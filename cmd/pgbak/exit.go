@@ -10,6 +10,7 @@ import (
 	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
+	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/restore"
 	"github.com/pgbak/pgbak/storage"
@@ -48,7 +49,7 @@ func exitMeanings() []exitMeaning {
 		{exitStorage, "the repository's storage failed or is full"},
 		{exitRestoreRefused, "restore refused before anything was written: the target cannot be reached, the backup does not exist, or the directory is not empty or in use"},
 		{exitCheckFailed, "check or repo check found a problem"},
-		{exitWALRefused, "archive-push refused the file: it is foreign, misnamed or torn, or another content is archived under its name"},
+		{exitWALRefused, "archive-push refused the file: it is foreign, misnamed or torn, or another content is archived under its name; archive-receive: the server is another one, or went another way than what was received"},
 		{exitStandbyTrouble, "archive-get on a standby: trouble; the standby asks again"},
 		{exitInterrupted, "interrupted (SIGINT); archive-push exits 1 instead"},
 		{exitTerminated, "terminated (SIGTERM); archive-push exits 1 instead"},
@@ -126,10 +127,14 @@ func generalCode(err error) int {
 		return exitConfiguration
 	case is[*checkError](err):
 		return exitCheckFailed
-	case isAny(err, archive.ErrRefused, repo.ErrWALConflict):
+	case isAny(err, archive.ErrRefused, repo.ErrWALConflict, received.ErrDiffers):
 		return exitWALRefused
 	case isAny(err, restore.ErrUnreachable, restore.ErrDirectory, repo.ErrNoBackup):
 		return exitRestoreRefused
+	case errors.Is(err, received.ErrDirectory):
+		return exitConfiguration
+	case isAny(err, archive.ErrRemoteApply, archive.ErrWALGap, archive.ErrSlotUnusable, server.ErrNoSlot):
+		return exitServer
 	case isAny(err, repo.ErrDamaged, errBackupWithoutWAL):
 		return exitDamaged
 	case isAny(err, repo.ErrNotInitialized, repo.ErrNewerFormat, repo.ErrWrongPassphrase, repo.ErrEncrypted,

@@ -143,7 +143,7 @@ func (a *app) retryPolicy(rc repositoryConfig) (retry.Policy, error) {
 	switch a.command {
 	case archiveGetName:
 		p.Time = getPatience
-	case archivePushName:
+	case archivePushName, archiveReceiveName:
 		p.Time = pushPatience
 	case archivePrefetchName:
 		p.Time = prefetchPatience

@@ -38,11 +38,20 @@ const maxNotices = 50
 // replication protocol. Its role needs the attribute REPLICATION, pg_hba.conf a
 // line for the database replication, and max_wal_senders a place.
 func ConnectReplication(ctx context.Context, dsn string) (*ReplicationConn, error) {
+	return ConnectReplicationAs(ctx, dsn, "")
+}
+
+// ConnectReplicationAs is ConnectReplication under an application_name, which is
+// what synchronous_standby_names refers to. With "" it is what dsn or PGAPPNAME
+// says, else pgbak.
+func ConnectReplicationAs(ctx context.Context, dsn, name string) (*ReplicationConn, error) {
 	config, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, settingsError(err)
 	}
-	if config.RuntimeParams["application_name"] == "" {
+	if name != "" {
+		config.RuntimeParams["application_name"] = name
+	} else if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "pgbak"
 	}
 	config.RuntimeParams["replication"] = "true"

@@ -1,0 +1,137 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"github.com/pgbak/pgbak/internal/pause"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// rouse tells the half that stores that there is something new.
+func (r *Receiver) rouse() {
+	select {
+	case r.wake <- struct{}{}:
+	default: // it has been told already
+	}
+}
+
+// store puts what is complete into the repositories, until ctx ends.
+func (r *Receiver) store(ctx context.Context) {
+	wait := r.pace.store
+	for {
+		err := r.storeAll(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			r.o.Log.Warn("received WAL waits in the directory: it could not be stored in every repository",
+				"directory", r.o.Directory.Path(), "error", oneLine(err), "next-in", wait.String())
+			if pause.For(ctx, wait) != nil {
+				return
+			}
+			wait = min(2*wait, r.pace.storeTo)
+			continue
+		}
+		wait = r.pace.store
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+	}
+}
+
+// storeAll pushes the complete files in the order in which PostgreSQL archives
+// them, and removes those that are stored. A file that is refused, or whose name
+// is taken by other content, stays and does not keep the others back.
+func (r *Receiver) storeAll(ctx context.Context) error {
+	id, err := r.o.Directory.Identity()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	files, err := r.o.Directory.Files(id.SegmentSize)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, f := range files {
+		name := f.Name(id.SegmentSize)
+		if f.Kind == postgres.WALPartial || r.stored[name] {
+			continue
+		}
+		result, err := r.o.Pusher.Push(ctx, r.o.Directory.Path(name))
+		for _, s := range result.Stored {
+			r.o.Log.Debug("received WAL is stored", "file", name, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize,
+				"was-there", s.Outcome == repo.WALAlreadyThere)
+		}
+		switch {
+		case err == nil:
+			r.stored[name] = true
+			err = r.clean(files, f, id.SegmentSize)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		failed = errors.Join(failed, err)
+		if err != nil && !errors.Is(err, ErrRefused) && !errors.Is(err, repo.ErrWALConflict) {
+			break
+		}
+	}
+	return failed
+}
+
+// clean removes what a segment that is stored now makes superfluous: stored
+// segments before it, and what is left of older timelines. The newest stored one
+// stays: by it the next start knows where to go on, and the next segment's summary
+// takes from it the record that crosses their border. Histories stay, they are small.
+func (r *Receiver) clean(files []postgres.WALFile, stored postgres.WALFile, segmentSize int64) error {
+	if stored.Kind != postgres.WALSegment {
+		return nil
+	}
+	for _, f := range files {
+		name := f.Name(segmentSize)
+		older := f.Timeline < stored.Timeline || f.Timeline == stored.Timeline && f.Segment < stored.Segment
+		switch {
+		case f.Kind == postgres.WALSegment && older && r.stored[name]:
+		case f.Kind == postgres.WALPartial && f.Timeline < stored.Timeline && f.Segment <= stored.Segment:
+		default:
+			continue
+		}
+		if err := r.o.Directory.Remove(f, segmentSize); err != nil {
+			return err
+		}
+		delete(r.stored, name)
+	}
+	return nil
+}
+
+// keptOpen makes targets that open their repository once; only a failure to do so
+// is tried again. What a stanza is does not change while a receiver lives: after
+// pg_upgrade the server is another one.
+func keptOpen(targets []PushTarget) []PushTarget {
+	out := make([]PushTarget, len(targets))
+	for i, t := range targets {
+		open := t.Open
+		keep := make(chan *repo.Stanza, 1)
+		keep <- nil
+		t.Open = func(ctx context.Context) (*repo.Stanza, error) {
+			s := <-keep
+			defer func() { keep <- s }()
+			if s != nil {
+				return s, nil
+			}
+			opened, err := open(ctx)
+			if err == nil {
+				s = opened
+			}
+			return opened, err
+		}
+		out[i] = t
+	}
+	return out
+}

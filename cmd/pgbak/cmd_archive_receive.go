@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres/server"
+	"github.com/pgbak/pgbak/internal/received"
+	"github.com/pgbak/pgbak/repo"
+)
+
+const archiveReceiveName = "archive-receive"
+
+// receiveFlags are the flags of archive-receive as they were given.
+type receiveFlags struct {
+	directory, slot, name string
+	createSlot, acceptGap bool
+}
+
+func (a *app) archiveReceiveCommand() *cobra.Command {
+	var f receiveFlags
+	cmd := &cobra.Command{
+		Use:   archiveReceiveName + " --directory DIRECTORY --slot NAME",
+		Short: "Stream WAL from the server into every repository, without a loss window",
+		Long: `archive-receive connects to the server like a standby and receives its WAL while
+it is written. The WAL is durable in DIRECTORY at once, and every segment that is
+complete goes from there into all repositories. It runs until it is stopped by
+SIGTERM, and connects again when the connection is lost.
+
+The server is told of what is durable in DIRECTORY, so that the receiver can be
+named in synchronous_standby_names, by the name of its slot or by --name. With
+synchronous_commit = on a commit then returns only when its WAL is safe, whatever
+happens to the server and its disk: 'pgbak restore --received DIRECTORY' brings
+it back. DIRECTORY is therefore on another disk than the server's, best on another
+host, and when it is full, commits wait. remote_apply is refused, for a receiver
+applies nothing.
+
+The role needs REPLICATION, and pg_hba.conf a line for the database replication.
+The stanza's primary-connection is used if there is one, else connection; with
+several hosts and target_session_attrs=read-write it finds the new primary after a
+failover. archive_command may go on working at the same time.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return &usageError{err: err, command: cmd.CommandPath()}
+			}
+			return a.archiveReceive(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.directory, "directory", "", "`DIRECTORY` for WAL that is not in every repository yet; it must exist, be private, and be used for nothing else")
+	flags.StringVar(&f.slot, "slot", "", "`NAME` of the replication slot, which keeps WAL on the server while nobody receives it")
+	flags.BoolVar(&f.createSlot, "create-slot", false, "create the slot if it does not exist")
+	flags.StringVar(&f.name, "name", "", "application `NAME` of the connection, which synchronous_standby_names refers to (default: the slot's)")
+	flags.BoolVar(&f.acceptGap, "accept-gap", false, "go on behind WAL that the server has not got any more, and record the gap")
+	return cmd
+}
+
+func (f receiveFlags) check() error {
+	if f.directory == "" {
+		return errors.New("--directory is missing")
+	}
+	if f.slot == "" {
+		return errors.New("--slot is missing")
+	}
+	return server.CheckSlotName(f.slot)
+}
+
+func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
+	sel, err := a.selected()
+	if err != nil {
+		return err
+	}
+	dsn := sel.stanza.Connection
+	if sel.stanza.Primary != "" {
+		dsn = sel.stanza.Primary
+	}
+	if dsn == "" {
+		return hint.Wrap(&configError{errors.New("stanza " + sel.stanza.Name + " has no connection")}, "add connection to the stanza: archive-receive gets WAL from the server.")
+	}
+	if f.name == "" {
+		f.name = f.slot
+	}
+	pusher, err := a.receivePusher(sel)
+	if err != nil {
+		return err
+	}
+	directory, err := received.Open(f.directory, received.OS{})
+	if err != nil {
+		return err
+	}
+	defer directory.Close()
+	receiver, err := archive.NewReceiver(archive.ReceiveOptions{
+		Stanza: sel.stanza.Name, Directory: directory, Slot: f.slot, CreateSlot: f.createSlot, Name: f.name, AcceptGap: f.acceptGap,
+		Connect: func(ctx context.Context) (*server.ReplicationConn, error) {
+			return server.ConnectReplicationAs(ctx, dsn, f.name)
+		},
+		Inspect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, dsn) },
+		Pusher:  pusher, Log: a.log, Clock: a.clock,
+	})
+	if err != nil {
+		return err
+	}
+	return receiver.Run(ctx)
+}
+
+// receivePusher pushes into all selected repositories.
+func (a *app) receivePusher(sel selection) (*archive.Pusher, error) {
+	var targets []archive.PushTarget
+	for _, rc := range sel.repositories {
+		compression, err := repo.ParseCompression(rc.Compression)
+		if err != nil {
+			return nil, &configError{err}
+		}
+		targets = append(targets, archive.PushTarget{Name: rc.Name, Compression: compression, Open: func(ctx context.Context) (*repo.Stanza, error) {
+			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
+			return o.stanza, err
+		}})
+	}
+	pusher, err := archive.NewPusher(targets...)
+	if err != nil {
+		return nil, err
+	}
+	pusher.Processes, pusher.Log = sel.processes, a.log
+	return pusher, nil
+}

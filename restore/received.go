@@ -1,0 +1,324 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/received"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// Received WAL. What archive-receive keeps in its directory may be nowhere else:
+// complete segments that have not reached the repository, and the one under way.
+// The plan is made as if they were archived, so that any target may lie in them,
+// and the restore puts them into pg_wal: there PostgreSQL looks for a file when
+// restore_command has said that it is not in the archive.
+
+// receivedWAL is what a directory holds that the archive does not.
+type receivedWAL struct {
+	dir       *received.Directory
+	id        received.Identity
+	segments  map[postgres.WALFile]postgres.WALFile // by the whole segment: the file, which may be a partial one
+	histories map[postgres.Timeline][]byte
+}
+
+// ReceivedPlan is the received WAL that a restore uses. All of it goes into pg_wal.
+type ReceivedPlan struct {
+	Directory string `json:"directory"`
+	First     string `json:"first,omitempty"`
+	Last      string `json:"last,omitempty"` // its name ends in .partial if it is not a whole segment
+	Files     int    `json:"files"`          // histories included
+	// End is where the WAL ends, on the way to the target.
+	End postgres.LSN `json:"end,omitzero"`
+
+	files []postgres.WALFile // as they are called in the directory
+}
+
+// readReceived looks at what the directory holds beyond the catalogue. It refuses a
+// directory of another cluster, and one that contradicts the archive.
+func readReceived(ctx context.Context, dir *received.Directory, s *repo.Stanza, c *repo.Catalog, identity repo.Identity) (*receivedWAL, error) {
+	id, err := dir.Identity()
+	if err != nil {
+		return nil, unusable("name the directory of archive-receive.", "%s: %w", dir.Path(), err)
+	}
+	if id.SystemID != identity.SystemID || id.Major != identity.Major || id.SegmentSize != identity.SegmentSize {
+		return nil, unusable("name the directory in which this cluster's WAL was received, or leave --received out.",
+			"%s holds WAL of another cluster: it is of %s, the backup of %s", dir.Path(), id, identity)
+	}
+	w := &receivedWAL{dir: dir, id: id, segments: map[postgres.WALFile]postgres.WALFile{}, histories: map[postgres.Timeline][]byte{}}
+	files, err := dir.Files(id.SegmentSize)
+	if err != nil {
+		return nil, err
+	}
+	archive := newWALArchive(c, identity)
+	for _, f := range files {
+		if f.Kind == postgres.WALHistory {
+			if err := w.addHistory(ctx, archive, s, identity, f); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if _, there := archive.runEnd(f.Timeline, f.Segment); there {
+			continue
+		}
+		if err := w.addSegment(f); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// unusable refuses a directory of received WAL. Nothing was written.
+func unusable(advice, format string, args ...any) error {
+	return hint.Wrap(fmt.Errorf("%w: the received WAL cannot be used: %w", ErrUnreachable, fmt.Errorf(format, args...)), "%s", advice)
+}
+
+// addHistory takes a history that is not archived, and compares one that is.
+func (w *receivedWAL) addHistory(ctx context.Context, archive *walArchive, s *repo.Stanza, identity repo.Identity, f postgres.WALFile) error {
+	name := f.Name(w.id.SegmentSize)
+	mine, err := w.dir.History(f.Timeline)
+	if err != nil {
+		return unusable("remove the damaged file if the archive has it.", "%s: %w", w.dir.Path(name), err)
+	}
+	there, ok := archive.histories[f.Timeline]
+	if !ok {
+		content, err := os.ReadFile(w.dir.Path(name))
+		if err != nil {
+			return fmt.Errorf("read received WAL: %w", err)
+		}
+		w.histories[f.Timeline] = content
+		return nil
+	}
+	same := slices.EqualFunc(mine.Entries, there.Entries, func(x, y postgres.HistoryEntry) bool {
+		return x.Timeline == y.Timeline && x.Switch == y.Switch
+	})
+	if !same {
+		return unusable("two servers have begun the same timeline: 'pgbak info' tells what is archived of it; leave --received out to restore that.",
+			"%s says another thing than the one in the archive", w.dir.Path(name))
+	}
+	return nil
+}
+
+// addSegment takes a segment with valid WAL in it. A damaged one ends the row.
+func (w *receivedWAL) addSegment(f postgres.WALFile) error {
+	whole := f
+	whole.Kind = postgres.WALSegment
+	if _, there := w.segments[whole]; there && f.Kind == postgres.WALPartial {
+		return nil
+	}
+	head := make([]byte, postgres.WALHeaderSize)
+	file, err := os.Open(w.dir.Path(f.Name(w.id.SegmentSize)))
+	if err != nil {
+		return fmt.Errorf("read received WAL: %w", err)
+	}
+	defer file.Close()
+	if _, err := io.ReadFull(file, head); err != nil {
+		if f.Kind == postgres.WALPartial && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return nil // hardly begun: no record can be in it
+		}
+		return fmt.Errorf("read received WAL: %w", err)
+	}
+	if err := received.CheckHead(head, whole, w.id); err != nil {
+		if f.Kind == postgres.WALPartial {
+			return nil // the remains of a crash: nothing of it was durable
+		}
+		return unusable("the file is damaged: leave --received out to restore what is archived.", "%s: %w", file.Name(), err)
+	}
+	w.segments[whole] = f
+	return nil
+}
+
+// added is the catalogue with the received WAL in it.
+func (w *receivedWAL) added(c *repo.Catalog, identity repo.Identity) *repo.Catalog {
+	out := *c
+	out.WAL = w.addedTo(c.WAL, identity)
+	out.Histories = map[int][]postgres.History{}
+	for n, hs := range c.Histories {
+		out.Histories[n] = slices.Clone(hs)
+	}
+	for tli, content := range w.histories {
+		if h, err := postgres.ParseHistory(tli, content); err == nil { // Directory.History has read it
+			out.Histories[identity.Number] = append(out.Histories[identity.Number], h)
+		}
+	}
+	return &out
+}
+
+// addedTo gives archived ranges with the received segments among them; nil adds none.
+func (w *receivedWAL) addedTo(ranges []repo.WALRange, identity repo.Identity) []repo.WALRange {
+	if w == nil {
+		return ranges
+	}
+	ranges = slices.Clone(ranges)
+	for f := range w.segments {
+		ranges = append(ranges, repo.WALRange{Identity: identity.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
+	}
+	return joinRanges(ranges)
+}
+
+// joinRanges sorts runs and makes one of those that follow each other.
+func joinRanges(ranges []repo.WALRange) []repo.WALRange {
+	slices.SortFunc(ranges, func(a, b repo.WALRange) int {
+		return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.First, b.First))
+	})
+	var out []repo.WALRange
+	for _, r := range ranges {
+		if n := len(out) - 1; n >= 0 && out[n].Identity == r.Identity && out[n].Timeline == r.Timeline && out[n].Last+1 == r.First {
+			out[n].Last = r.Last
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// read gives a segment's bytes, with zeros where nothing was received; false if
+// it is not one of the received ones.
+func (w *receivedWAL) read(f postgres.WALFile, into []byte) (bool, error) {
+	if w == nil {
+		return false, nil
+	}
+	file, ok := w.segments[f]
+	if !ok {
+		return false, nil
+	}
+	in, err := os.Open(w.dir.Path(file.Name(w.id.SegmentSize)))
+	if err != nil {
+		return true, fmt.Errorf("read received WAL: %w", err)
+	}
+	defer in.Close()
+	n, err := io.ReadFull(in, into)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	clear(into[n:])
+	if err == nil && n < len(into) && file.Kind != postgres.WALPartial {
+		err = fmt.Errorf("%s has %d bytes", in.Name(), n)
+	}
+	return true, err
+}
+
+// planReceived says which received files the recovery needs, and proves that the
+// WAL goes on without a break to the end of them.
+func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d decision) error {
+	if w == nil {
+		return nil
+	}
+	plan := &ReceivedPlan{Directory: w.dir.Path()}
+	p.Received = plan
+	for tli := range w.histories {
+		plan.files = append(plan.files, postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli})
+	}
+	slices.SortFunc(plan.files, func(a, b postgres.WALFile) int { return cmp.Compare(a.Timeline, b.Timeline) })
+	first, last, size := uint64(0), uint64(0), w.id.SegmentSize
+	for n := d.reach.First; n <= d.needed; n++ {
+		f, ok := w.segments[d.reach.path.file(n)]
+		if !ok {
+			continue
+		}
+		if plan.First == "" {
+			plan.First, first = f.Name(size), n
+		}
+		plan.Last, last = f.Name(size), n
+		plan.files = append(plan.files, f)
+	}
+	plan.Files = len(plan.files)
+	if plan.First == "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("the archive has all the WAL that is needed; nothing is taken from %s", plan.Directory))
+		return nil
+	}
+	end, err := q.wal.events(ctx, d.reach, max(d.reach.First, first-1), last, func(postgres.WALEvent) error { return nil })
+	if err != nil {
+		return fmt.Errorf("read received WAL: %w", err)
+	}
+	plan.End = end.end
+	if last == d.reach.Next-1 {
+		p.Reachable.To.LSN = end.end
+	}
+	if end.end < d.reach.path.start(last) {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("the valid WAL ends at %s, though %s was received too: recovery will not get further", end.end, plan.Last))
+	}
+	return nil
+}
+
+// String is what the plan says of it.
+func (r *ReceivedPlan) String() string {
+	return fmt.Sprintf("%s to %s from %s, up to %s, into pg_wal", r.First, r.Last, r.Directory, r.End)
+}
+
+// writeReceived puts received WAL into pg_wal, each file whole: the end of a
+// partial one is filled up with zeros, where recovery finds the end of the WAL.
+func (r *run) writeReceived(ctx context.Context) error {
+	if r.plan.Received == nil {
+		return nil
+	}
+	for _, f := range r.plan.Received.files {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := r.writeReceivedFile(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) writeReceivedFile(f postgres.WALFile) error {
+	size := r.plan.Backup.Identity.SegmentSize
+	in, err := os.Open(r.o.Received.Path(f.Name(size)))
+	if err != nil {
+		return fmt.Errorf("read received WAL: %w", err)
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return fmt.Errorf("read received WAL: %w", err)
+	}
+	content := io.Reader(in)
+	if f.Kind == postgres.WALPartial {
+		f.Kind = postgres.WALSegment
+		content = io.MultiReader(in, io.LimitReader(zeros{}, size-info.Size()))
+	}
+	name := path.Join("pg_wal", f.Name(size))
+	at, rel := r.target(name)
+	out, err := at.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the backup holds %s itself", name)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s: %w", name, err)
+	}
+	_, err = io.Copy(out, content)
+	if err == nil {
+		own := repo.File{Mode: 0o600, Owner: r.plan.tree.ownFiles.Owner, Group: r.plan.tree.ownFiles.Group}
+		if !r.plan.tree.private {
+			own.Mode = 0o640
+		}
+		err = r.dress(out, at, rel, own)
+	}
+	if err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+// zeros is an endless file of them.
+type zeros struct{}
+
+// Read implements io.Reader.
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
