@@ -60,9 +60,23 @@ type Got struct {
 // one failed and the others do not have it, the error is that repository's, for
 // then nobody knows.
 func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
+	return g.get(ctx, name, func(fill func(io.Writer) error) error { return replace(dest, fill) })
+}
+
+// GetInto is Get into an open file, which it empties first: with the whole, verified
+// and durable content on success, with anything on failure. To give the file its
+// name is left to the caller.
+func (g *Getter) GetInto(ctx context.Context, name string, file *os.File) (Got, error) {
+	return g.get(ctx, name, func(fill func(io.Writer) error) error { return refill(file, fill) })
+}
+
+// sink lets fill write a file, and keeps it only if there was no error.
+type sink func(fill func(io.Writer) error) error
+
+func (g *Getter) get(ctx context.Context, name string, into sink) (Got, error) {
 	var trouble []error
 	for _, s := range g.sources {
-		found, failed := s.get(ctx, name, dest)
+		found, failed := s.get(ctx, name, into)
 		trouble = append(trouble, failed...)
 		if found {
 			got := Got{Repository: s.Name}
@@ -83,7 +97,7 @@ func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
 
 // get asks one repository. Neither found nor trouble is the proof that the file
 // is not there.
-func (s Source) get(ctx context.Context, name, dest string) (found bool, trouble []error) {
+func (s Source) get(ctx context.Context, name string, into sink) (found bool, trouble []error) {
 	stanza, ids, err := s.Open(ctx)
 	if err != nil {
 		return false, []error{err}
@@ -95,7 +109,7 @@ func (s Source) get(ctx context.Context, name, dest string) (found bool, trouble
 		failed(errors.New("there is no identity to ask"))
 	}
 	for _, id := range ids {
-		err := get(ctx, stanza, id, name, dest)
+		err := get(ctx, stanza, id, name, into)
 		if err == nil {
 			return true, trouble
 		}
@@ -117,7 +131,7 @@ func (s Source) get(ctx context.Context, name, dest string) (found bool, trouble
 // only together with the stanza that is still there.
 var errNotHere = errors.New("the WAL file is not here")
 
-func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name, dest string) error {
+func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name string, into sink) error {
 	f, err := postgres.ParseWALFile(name, id.SegmentSize)
 	if err != nil {
 		return err
@@ -130,7 +144,7 @@ func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name, dest strin
 		return err
 	}
 	defer r.Close()
-	return replace(dest, func(w io.Writer) error {
+	return into(func(w io.Writer) error {
 		head := &headWriter{w: w}
 		// The reader ends without error only after it compared every frame, the
 		// length and the hash of the whole with what was pushed.
@@ -206,6 +220,24 @@ func replace(dest string, fill func(io.Writer) error) (err error) {
 		return fmt.Errorf("write %s: %w", dest, err)
 	}
 	return syncDirectory(dir)
+}
+
+// refill lets fill write the file from its beginning and makes it durable.
+func refill(file *os.File, fill func(io.Writer) error) error {
+	err := file.Truncate(0)
+	if err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file.Name(), err)
+	}
+	if err := fill(file); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", file.Name(), err)
+	}
+	return nil
 }
 
 func syncDirectory(dir string) error {
