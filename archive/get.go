@@ -60,7 +60,9 @@ type Got struct {
 // one failed and the others do not have it, the error is that repository's, for
 // then nobody knows.
 func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
-	return g.get(ctx, name, func(fill func(io.Writer) error) error { return replace(dest, fill) })
+	return g.get(ctx, name, func(fill func(io.Writer) error) error {
+		return Replace(dest, func(f *os.File) error { return fill(f) })
+	})
 }
 
 // GetInto is Get into an open file, which it empties first: with the whole, verified
@@ -193,9 +195,9 @@ func (h *headWriter) Write(p []byte) (int, error) {
 	return h.w.Write(p)
 }
 
-// replace lets fill write a temporary file beside dest, makes it durable and
+// Replace lets fill write a temporary file beside dest, makes it durable and
 // renames it over dest. On failure dest is as it was and nothing is left.
-func replace(dest string, fill func(io.Writer) error) (err error) {
+func Replace(dest string, fill func(*os.File) error) (err error) {
 	dir := filepath.Dir(dest)
 	file, err := os.CreateTemp(dir, ".pgbak-get-*")
 	if err != nil {
