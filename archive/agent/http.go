@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -93,10 +94,10 @@ func (h *Health) ready(ctx context.Context) error {
 	case <-patience.C:
 	case <-ctx.Done():
 	}
-	if last != nil && last.err != nil {
+	if last != nil {
 		return last.err
 	}
 	return errUnproven
 }
 
-var errUnproven = fmt.Errorf("the repositories have not answered yet")
+var errUnproven = errors.New("the repositories have not answered yet")
