@@ -46,7 +46,7 @@ func (c Client) Ping(ctx context.Context) error {
 func (c Client) Push(ctx context.Context, r Request) (archive.Result, error) {
 	r.Operation = opPush
 	a, err := c.ask(ctx, r, nil)
-	return archive.Result{File: a.File, Stored: a.Stored, Warnings: a.Warnings}, err
+	return a.pushed(), err
 }
 
 // Get has the file of a request fetched to dest, which is replaced in one step

@@ -45,9 +45,12 @@ type Sample struct {
 // families are those that are counted here, in the order in which they are written.
 func families() []Family {
 	return []Family{
-		{Name: "pgbak_agent_pushed_files_total", Kind: "counter", Help: "WAL files that were asked for by archive-push and are in every repository."},
-		{Name: "pgbak_agent_push_errors_total", Kind: "counter", Help: "Pushes that failed, by the exit code of archive-push without a signal."},
-		{Name: "pgbak_agent_push_seconds_total", Kind: "counter", Help: "Time of pushes, waiting for their turn included."},
+		{Name: "pgbak_agent_push_requests_total", Kind: "counter", Help: "Calls of archive-push."},
+		{Name: "pgbak_agent_push_errors_total", Kind: "counter", Help: "Those that failed, by the exit code that the error has by itself."},
+		{Name: "pgbak_agent_push_seconds_total", Kind: "counter", Help: "Their time, waiting for their turn included."},
+		{Name: "pgbak_agent_pushed_files_total", Kind: "counter", Help: "WAL files put into a repository, asked for or ahead."},
+		{Name: "pgbak_agent_failed_files_total", Kind: "counter", Help: "WAL files that could not be put into a repository."},
+		{Name: "pgbak_agent_dropped_files_total", Kind: "counter", Help: "WAL segments given up because of archive.queue-max."},
 		{Name: "pgbak_agent_pushed_bytes_total", Kind: "counter", Help: "Bytes of WAL files put into a repository."},
 		{Name: "pgbak_agent_stored_bytes_total", Kind: "counter", Help: "Bytes that they take there."},
 		{Name: "pgbak_agent_fetched_files_total", Kind: "counter", Help: "WAL files given to archive-get, by the repository that had them."},
@@ -67,21 +70,33 @@ func (m *Metrics) add(family string, value float64, labels ...string) {
 	m.values[sample{family, labelText(labels)}] += value
 }
 
-func (m *Metrics) pushed(stanza string, result archive.Result, took time.Duration, err error, code func(error) int) {
+// pushed counts a request.
+func (m *Metrics) pushed(stanza string, took time.Duration, err error, code func(error) int) {
 	if m == nil {
 		return
 	}
 	m.add("pgbak_agent_push_seconds_total", took.Seconds(), "stanza", stanza)
+	m.add("pgbak_agent_push_requests_total", 1, "stanza", stanza)
 	if err != nil {
 		m.add("pgbak_agent_push_errors_total", 1, "stanza", stanza, "code", strconv.Itoa(code(err)))
-	} else {
-		m.add("pgbak_agent_pushed_files_total", 1, "stanza", stanza)
 	}
-	for _, s := range result.Stored {
+}
+
+// Stored counts a file of a batch, whether it was asked for or only ready.
+func (m *Metrics) Stored(stanza string, p archive.Pushed) {
+	for _, s := range p.Stored {
 		if s.Outcome == repo.WALStored {
-			m.add("pgbak_agent_pushed_bytes_total", float64(s.RawSize), "stanza", stanza, "repository", s.Repository)
-			m.add("pgbak_agent_stored_bytes_total", float64(s.StoredSize), "stanza", stanza, "repository", s.Repository)
+			labels := []string{"stanza", stanza, "repository", s.Repository}
+			m.add("pgbak_agent_pushed_files_total", 1, labels...)
+			m.add("pgbak_agent_pushed_bytes_total", float64(s.RawSize), labels...)
+			m.add("pgbak_agent_stored_bytes_total", float64(s.StoredSize), labels...)
 		}
+	}
+	for _, f := range p.Failed {
+		m.add("pgbak_agent_failed_files_total", 1, "stanza", stanza, "repository", f.Repository)
+	}
+	if p.Dropped {
+		m.add("pgbak_agent_dropped_files_total", 1, "stanza", stanza)
 	}
 }
 

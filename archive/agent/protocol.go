@@ -68,6 +68,18 @@ type answer struct {
 	File     string           `json:"file,omitempty"`
 	Stored   []archive.Stored `json:"stored,omitempty"`
 	From     string           `json:"from,omitempty"` // the repository that had the file
+	// Acknowledged and Dropped are as in archive.Result.
+	Acknowledged bool `json:"acknowledged,omitempty"`
+	Dropped      bool `json:"dropped,omitempty"`
+}
+
+// setPushed and pushed carry an archive.Result, but for its errors.
+func (a *answer) setPushed(r archive.Result) {
+	a.File, a.Stored, a.Warnings, a.Acknowledged, a.Dropped = r.File, r.Stored, r.Warnings, r.Acknowledged, r.Dropped
+}
+
+func (a *answer) pushed() archive.Result {
+	return archive.Result{File: a.File, Stored: a.Stored, Warnings: a.Warnings, Acknowledged: a.Acknowledged, Dropped: a.Dropped}
 }
 
 // Failure is the error of a request, as the agent's process would have ended on it.

@@ -19,14 +19,16 @@ import (
 func (v *serving) push(r Request) *answer {
 	start := v.Clock()
 	result, err := v.pushFile(r)
-	v.Metrics.pushed(r.Stanza, result, v.Clock().Sub(start), err, v.Code)
+	v.Metrics.pushed(r.Stanza, v.Clock().Sub(start), err, v.Code)
 	if err != nil {
 		v.Log.Error("push failed", "stanza", r.Stanza, "file", filepath.Base(r.Path), "error", err)
 		a := v.failure(err)
-		a.File, a.Stored, a.Warnings = result.File, result.Stored, result.Warnings
+		a.setPushed(result)
 		return a
 	}
-	return &answer{File: result.File, Stored: result.Stored, Warnings: result.Warnings}
+	a := &answer{}
+	a.setPushed(result)
+	return a
 }
 
 func (v *serving) pushFile(r Request) (archive.Result, error) {

@@ -35,9 +35,9 @@ type agentSet struct {
 	file   fs.FileInfo // nil where it could not be read
 	push   *app        // with the patience and the counters of pushes
 	get    *app
+	mu     sync.Mutex
 	warm   map[warmKey]*agent.Warm
-	lines  lines
-	mu     sync.Mutex // for warm
+	lines  map[string]*line
 }
 
 type warmKey struct {
@@ -67,7 +67,8 @@ func (s *agentService) newSet(c *config) *agentSet {
 	if err != nil {
 		info = nil
 	}
-	return &agentSet{config: c, file: info, push: s.app.as(archivePushName), get: s.app.as(archiveGetName), warm: map[warmKey]*agent.Warm{}}
+	return &agentSet{config: c, file: info, push: s.app.as(archivePushName), get: s.app.as(archiveGetName),
+		warm: map[warmKey]*agent.Warm{}, lines: map[string]*line{}}
 }
 
 // as is the program as the command of that name would see it.

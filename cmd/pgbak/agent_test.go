@@ -142,7 +142,7 @@ const agentConfigText = plainConfig + "agent: {socket: DIR/agent.sock}\n"
 type withAgent struct {
 	*site
 	later atomic.Int64 // how far the agent's clock is ahead
-	plain string // the configuration without the agent
+	plain string       // the configuration without the agent
 }
 
 func newWithAgent(t *testing.T, extra string) *withAgent {
