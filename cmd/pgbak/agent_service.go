@@ -10,10 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/archive/agent"
 	"github.com/pgbak/pgbak/internal/hint"
-	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -197,56 +195,6 @@ func (a *app) uncount(repository string) {
 		}
 	}
 	a.counters = others
-}
-
-// Get implements agent.Service.
-func (s *agentService) Get(ctx context.Context, r agent.Request, into *os.File) (archive.Got, error) {
-	set, err := s.current()
-	if err != nil {
-		return archive.Got{}, err
-	}
-	stanza, repositories, err := set.choose(r)
-	if err != nil {
-		return archive.Got{}, err
-	}
-	got, err := s.get(ctx, set, stanza.Name, repositories, r, into, warmAge)
-	if err != nil && !is[*storageError](err) && ctx.Err() == nil {
-		// Absence is proven by what the repositories are now, and so is that none of
-		// their identities is the cluster that asks.
-		got, err = s.get(ctx, set, stanza.Name, repositories, r, into, 0)
-	}
-	if is[*storageError](err) {
-		for _, rc := range repositories {
-			set.warmed(rc, toRead).Forget()
-		}
-	}
-	return got, err
-}
-
-func (s *agentService) get(ctx context.Context, set *agentSet, stanza string, repositories []repositoryConfig, r agent.Request, into *os.File, maxAge time.Duration) (archive.Got, error) {
-	var control *postgres.Control
-	if c := r.Cluster; c != nil {
-		control = &postgres.Control{SystemID: c.SystemID, Major: c.Major, WALSegmentSize: c.SegmentSize}
-	}
-	var sources []archive.Source
-	for _, rc := range repositories {
-		sources = append(sources, archive.Source{Name: rc.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
-			opened, err := set.stanza(ctx, rc, stanza, toRead, maxAge)
-			if err != nil {
-				return nil, nil, err
-			}
-			ids := wantedIdentities(opened.Identities(), r.Identity, control)
-			if len(ids) == 0 {
-				return nil, nil, noIdentity(rc.Name, stanza, r.Identity, control)
-			}
-			return opened, ids, nil
-		}})
-	}
-	getter, err := archive.NewGetter(sources...)
-	if err != nil {
-		return archive.Got{}, err
-	}
-	return getter.GetInto(ctx, r.Name, into)
 }
 
 // probe opens every repository of every stanza, or finds it open.
