@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -156,6 +157,9 @@ func (p *passing) Read(b []byte) (int, error) {
 				_ = unix.Close(fd)
 			}
 		}
+	}
+	if errors.Is(err, io.EOF) {
+		return n, io.EOF // which net wraps
 	}
 	return n, errors.Join(err, malformed)
 }
