@@ -141,8 +141,9 @@ const agentConfigText = plainConfig + "agent: {socket: DIR/agent.sock}\n"
 // without one.
 type withAgent struct {
 	*site
-	later atomic.Int64 // how far the agent's clock is ahead
-	plain string       // the configuration without the agent
+	later  atomic.Int64 // how far the agent's clock is ahead
+	frozen atomic.Int64 // the time, in nanoseconds, at which it stands; 0 is not
+	plain  string       // the configuration without the agent
 }
 
 func newWithAgent(t *testing.T, extra string) *withAgent {
@@ -176,7 +177,12 @@ func (w *withAgent) start(t *testing.T) *lockedBuffer {
 	return &log
 }
 
-func (w *withAgent) clock() time.Time { return time.Now().Add(time.Duration(w.later.Load())) }
+func (w *withAgent) clock() time.Time {
+	if at := w.frozen.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Now().Add(time.Duration(w.later.Load()))
+}
 
 // age makes the agent look at its repositories anew.
 func (w *withAgent) age() { w.later.Add(int64(2 * warmAge)) }
@@ -364,4 +370,73 @@ func TestWithoutTheAgent(t *testing.T) {
 	if fallback.code != exitOK {
 		t.Errorf("exit %d\n%s", fallback.code, fallback.stderr)
 	}
+}
+
+// TestWhatTheAgentKnowsOfAStanzaRefusesNothing: after pg_upgrade the first file of the new cluster
+// is taken, and found, though the agent has just looked at the stanza.
+func TestWhatTheAgentKnowsOfAStanzaRefusesNothing(t *testing.T) {
+	upgraded := sample(t, 18, "pg_control.production.gz")
+	w := newWithAgent(t, "")
+	w.writeWAL(t)
+	// Nothing grows old, and no deadline passes.
+	w.frozen.Store(time.Now().Add(time.Hour).UnixNano())
+	w.start(t)
+	if with, _ := w.both(t, "archive-push", "pg_wal/"+segmentName); with.code != exitOK {
+		t.Fatalf("%+v", with)
+	}
+	if with, _ := w.both(t, "archive-get", segmentName, "pg_wal/RECOVERYXLOG"); with.code != exitOK {
+		t.Fatalf("%+v", with)
+	}
+	w.write(t, "data/global/pg_control", upgraded)
+	w.mustRun(t, "init", "--upgrade")
+	w.write(t, "data/pg_wal/00000002.history", []byte("1\t0/3000000\tno recovery target specified\n"))
+	if with, _ := w.both(t, "archive-push", "pg_wal/00000002.history"); with.code != exitOK {
+		t.Errorf("%+v", with)
+	}
+	if with, _ := w.both(t, "archive-get", "00000002.history", "pg_wal/RECOVERYHISTORY"); with.code != exitOK {
+		t.Errorf("%+v", with)
+	}
+}
+
+// TestAChangedConfigurationCounts holds the agent to the configuration that its callers read.
+func TestAChangedConfigurationCounts(t *testing.T) {
+	w := newWithAgent(t, "")
+	w.writeWAL(t)
+	log := w.start(t)
+	const path = "pg_wal/" + segmentName
+	if with, _ := w.both(t, "archive-push", path); with.code != exitOK {
+		t.Fatalf("%+v", with)
+	}
+	text, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := bytes.Replace(text, []byte("stanzas:"), []byte("  - name: second\n    url: file://"+w.dir+"/second\nstanzas:"), 1)
+	w.write(t, "pgbak.yaml", second)
+	if with, _ := w.both(t, "archive-push", path); with.code != exitRepository {
+		t.Errorf("%+v", with)
+	} else {
+		contains(t, with.stderr, `repository "second"`)
+	}
+	w.mustRun(t, "init")
+	if with, _ := w.both(t, "archive-push", path); with.code != exitOK {
+		t.Errorf("%+v", with)
+	}
+	contains(t, log.String(), "the configuration was read again")
+	if with, _ := w.both(t, "--repo", "second", "archive-get", segmentName, "pg_wal/RECOVERYXLOG"); with.code != exitOK {
+		t.Errorf("%+v", with)
+	}
+	// A caller with other repositories than the agent's is told.
+	_, err = agent.Client{Socket: w.path("agent.sock"), Clock: time.Now}.Push(t.Context(),
+		agent.Request{Stanza: "main", Repositories: []string{"local", "third"}, Directory: w.path("data"), Path: path})
+	if err == nil || exitCode(occasion{command: archivePushName}, err) != exitConfiguration || hint.Of(err) != "agent and server must be configured with the same repositories." {
+		t.Errorf("error %v, hint %q", err, hint.Of(err))
+	}
+	w.write(t, "pgbak.yaml", []byte("nonsense: 1\n"))
+	_, err = agent.Client{Socket: w.path("agent.sock"), Clock: time.Now}.Push(t.Context(),
+		agent.Request{Stanza: "main", Repositories: []string{"local"}, Directory: w.path("data"), Path: path})
+	if exitCode(occasion{command: archivePushName}, err) != exitConfiguration {
+		t.Errorf("error %v", err)
+	}
+	w.write(t, "pgbak.yaml", second)
 }
