@@ -219,11 +219,11 @@ func TestAFileThatIsAnotherByNowIsNotJoined(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "pg_wal/x")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "pg_wal/x"), []byte("other"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "pg_wal/x"), []byte("pg_wal/y"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	go ask()
-	if got := await(t, begun); got != "other" {
+	if got := await(t, begun); got != "pg_wal/y" {
 		t.Errorf("pushed %q", got)
 	}
 	close(release)

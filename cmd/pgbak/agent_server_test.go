@@ -44,7 +44,7 @@ func startAgent(t *testing.T, program, config, socket string) *agentProcess {
 // server archives by it, and then lets recovery fetch by it. What the server was told to be archived
 // is compared, file by file, with what is in the repository.
 func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
-	const rounds = 5
+	const rounds = 10
 	dir, program := pgtest.TempDir(t), pgtest.BuildPgbak(t)
 	config, plain, socket := filepath.Join(dir, "pgbak.yaml"), filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "a.sock")
 	command := fmt.Sprintf("%s --config %s --log-level debug archive-", program, config)
@@ -70,11 +70,13 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	for range rounds {
 		p := startAgent(t, program, config, socket)
 		killed := make(chan struct{})
-		delay := time.Duration(random.IntN(300)) * time.Millisecond
-		time.AfterFunc(delay, func() { // the moment is what is tried out
+		delay := time.Duration(random.IntN(150)) * time.Millisecond
+		go func() {
+			defer close(killed)
+			awaitReady(c.DataDir)
+			time.Sleep(delay) // the moment is what is tried out
 			_ = p.cmd.Process.Kill()
-			close(killed)
-		})
+		}()
 		c.Exec(t, "INSERT INTO t SELECT n, repeat('x', 200) FROM generate_series(1, 30000) n")
 		<-killed
 		_ = p.cmd.Wait()
@@ -85,7 +87,7 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	c.WaitFor(t, "SELECT last_archived_wal >= '"+want+"' FROM pg_stat_archiver", "t", 2*time.Minute)
 	rows := c.Query(t, "SELECT count(*) FROM t")
 	c.Stop(t, "immediate")
-	if n := compareAcknowledged(t, c.DataDir, plain); n < rounds*5 {
+	if n := compareAcknowledged(t, c.DataDir, plain); n < rounds*3 {
 		t.Errorf("only %d files were archived", n)
 	}
 
@@ -108,6 +110,16 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	}
 	if _, err := os.Lstat(socket); err == nil {
 		t.Error("the socket is left")
+	}
+}
+
+// awaitReady waits until there is something to archive, if it comes soon.
+func awaitReady(pgdata string) {
+	for range 5000 {
+		if n, _ := countReady(pgdata); n > 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -396,6 +396,9 @@ func TestWhatTheAgentKnowsOfAStanzaRefusesNothing(t *testing.T) {
 	if with, _ := w.both(t, "archive-get", "00000002.history", "pg_wal/RECOVERYHISTORY"); with.code != exitOK {
 		t.Errorf("%+v", with)
 	}
+	if got, err := os.ReadFile(w.path("data/pg_wal/RECOVERYHISTORY")); err != nil || !bytes.HasPrefix(got, []byte("1\t0/3000000")) {
+		t.Errorf("it came back as %q (%v)", got, err)
+	}
 }
 
 // TestAChangedConfigurationCounts holds the agent to the configuration that its callers read.

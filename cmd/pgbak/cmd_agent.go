@@ -84,7 +84,7 @@ func (a *app) runAgent(ctx context.Context) error {
 		return err
 	}
 	defer stopHealth()
-	s := &agent.Server{Socket: c.Agent.Socket, Service: service, Code: generalCode, Processes: processes,
+	s := &agent.Server{Socket: c.Agent.Socket, Service: service, Code: generalCode, Processes: requestsAtOnce(c, processes),
 		Log: a.log, Clock: a.clock, Drain: drainTime, Metrics: counted}
 	err = s.Serve(ctx, func() {
 		a.log.Info("the agent is ready", "socket", c.Agent.Socket, "listen", c.Agent.Listen, "processes", processes)
@@ -112,6 +112,10 @@ func (a *app) archiveProcesses(c *config) (int, error) {
 	}
 	return a.processes(c)
 }
+
+// requestsAtOnce is enough for every server: what waits for a batch that is on its
+// way counts too, and must not keep another server waiting.
+func requestsAtOnce(c *config, processes int) int { return max(processes, 4) * len(c.Stanzas) }
 
 // serveHealth answers by HTTP at address, if there is one, until stop is called.
 func (a *app) serveHealth(address string, service *agentService, counted *agent.Metrics) (stop func(), err error) {
