@@ -33,8 +33,9 @@ type Batch struct {
 	// Processes is how many files are pushed at the same time; 0 is runtime.GOMAXPROCS.
 	Processes int
 	// QueueMax, in bytes, is how much WAL may wait. Of what exceeds it the oldest
-	// segments are given up when PostgreSQL asks for them, see Result.Dropped. 0
-	// is without bound.
+	// segments are given up when PostgreSQL asks for them, see Result.Dropped;
+	// other files that stand before them wait in the spool instead. 0 is without
+	// bound.
 	QueueMax int64
 	// Host is the name of this host, for events.
 	Host string
@@ -93,6 +94,11 @@ func (b *Batch) Push(ctx context.Context, path string) (Result, error) {
 	defer cancel()
 	r.begin(ctx)
 	result, err := r.some(ctx)
+	if err != nil && ctx.Err() == nil {
+		if warning, kept := r.keep(err); kept {
+			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
+		}
+	}
 	if r.spoolErr != nil {
 		result.Warnings = append(result.Warnings, r.spoolErr.Error())
 	}
@@ -124,9 +130,11 @@ type pushRun struct {
 	// certain tells that control is what the server's directory says, be it nil.
 	certain bool
 	targets []*runTarget
+	buffers *walBuffers
 
 	mu       sync.Mutex
 	queue    []string            // not yet begun
+	done     chan struct{}       // closed when answered
 	begun    map[string]bool     // in this run
 	missing  map[string][]string // by file: places that do not hold it, by word of the spool
 	ahead    int                 // files begun since the file asked for is done
@@ -151,8 +159,8 @@ type runTotal struct {
 }
 
 func (b *Batch) newRun(path string) *pushRun {
-	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
-		begun: map[string]bool{}, missing: map[string][]string{}}
+	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true, buffers: &walBuffers{},
+		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pgbak/pgbak/repo"
 )
@@ -32,6 +33,7 @@ func (r *pushRun) run(ctx context.Context) (Result, error) {
 	r.pushAhead(ctx)
 	workers.Wait()
 	r.disown()
+	r.pushKept(ctx)
 	r.recordDropped(ctx)
 	if r.total.files > 1 {
 		r.pusher.Log.Info("archived a batch", "files", r.total.files, "bytes", r.total.bytes, "stored", r.total.stored,
@@ -49,6 +51,7 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 	if err != nil {
 		left = r.bounds.failing
 	}
+	close(r.done)
 	var cancel context.CancelFunc
 	r.stop, cancel = context.WithTimeout(ctx, left)
 	return cancel
@@ -66,8 +69,11 @@ func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 func (r *pushRun) pushAhead(ctx context.Context) {
 	for ctx.Err() == nil {
 		name, ok := r.next()
-		if !ok {
+		if !ok && !r.more(ctx) {
 			return
+		}
+		if !ok {
+			continue
 		}
 		began := r.clock()
 		result, err := r.push(ctx, name, r.patience)
@@ -77,6 +83,27 @@ func (r *pushRun) pushAhead(ctx context.Context) {
 		r.again(result)
 		r.tell(Pushed{Result: result, Err: err, Duration: r.clock().Sub(began)})
 	}
+}
+
+// lookAgain is how often a worker that has nothing to do looks for more while the
+// file that was asked for is not done: it may wait for one repository for long.
+const lookAgain = 500 * time.Millisecond
+
+// more waits for work, and tells whether there may be some.
+func (r *pushRun) more(ctx context.Context) bool {
+	select {
+	case <-r.done:
+		return false
+	default:
+	}
+	timer := time.NewTimer(lookAgain)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // again lets a file be begun once more in this run for the repositories that it
@@ -199,11 +226,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.spool != nil)
+	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.buffers)
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), true)
+		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), r.buffers)
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {

@@ -84,43 +84,49 @@ func (r *pushRun) noteDropped(ctx context.Context, segmentSize int64) error {
 // fails stays in the journal for the next run.
 func (r *pushRun) recordDropped(ctx context.Context) {
 	j, err := r.spool.readDropped()
-	if err != nil {
-		r.spoolFailed(err)
-		return
-	}
-	if len(j.Ranges) == 0 || ctx.Err() != nil {
+	if err == nil && (len(j.Ranges) == 0 || ctx.Err() != nil) {
 		return
 	}
 	// From now on these ranges are what events say: the next segment begins a new one.
-	if err := r.spool.changeDropped(ctx, func(j *droppedRanges) {
-		for i := range j.Ranges {
-			j.Ranges[i].Begun = true
+	err = r.spool.changeDropped(ctx, func(now *droppedRanges) {
+		for i := range now.Ranges {
+			if d := &now.Ranges[i]; slices.ContainsFunc(r.targets, func(t *runTarget) bool { return d.isFor(t) }) {
+				d.Begun = true
+			}
 		}
-	}); err != nil {
-		r.spoolFailed(err)
-		return
-	}
-	if j, err = r.spool.readDropped(); err != nil {
+		j = droppedRanges{Ranges: slices.Clone(now.Ranges)}
+	})
+	if err != nil {
 		r.spoolFailed(err)
 		return
 	}
 	done := map[string][]string{} // by the first segment of a range
 	for _, d := range j.Ranges {
 		for _, t := range r.targets {
-			if d.Begun && slices.Contains(d.Places, t.key) && t.isOpen() && !t.isDown() && r.recordRange(ctx, t, d) {
+			if d.Begun && d.isFor(t) && r.recordRange(ctx, t, d) {
 				done[d.First] = append(done[d.First], t.key)
 			}
 		}
 	}
-	r.spoolFailed(r.spool.changeDropped(ctx, func(j *droppedRanges) { j.forget(done, r.places()) }))
+	r.spoolFailed(r.spool.changeDropped(ctx, func(now *droppedRanges) { now.forget(done, r.places(), r.clock()) }))
 }
 
-// forget takes out what has been recorded, and what is for no repository that is configured.
-func (j *droppedRanges) forget(done map[string][]string, places []string) {
+// isFor tells whether a repository has no event of it, and can be told now.
+func (d droppedRange) isFor(t *runTarget) bool {
+	return slices.Contains(d.Places, t.key) && t.isOpen() && !t.isDown()
+}
+
+// unknownAge is how long the journal is kept for a repository that no run has
+// configured: a run may have been for some of them only.
+const unknownAge = 30 * 24 * time.Hour
+
+// forget takes out what has been recorded.
+func (j *droppedRanges) forget(done map[string][]string, places []string, now time.Time) {
 	for i := range j.Ranges {
 		d := &j.Ranges[i]
 		d.Places = slices.DeleteFunc(d.Places, func(place string) bool {
-			return d.Begun && slices.Contains(done[d.First], place) || !slices.Contains(places, place)
+			return d.Begun && slices.Contains(done[d.First], place) ||
+				!slices.Contains(places, place) && !isRecent(d.Time, now, unknownAge)
 		})
 	}
 	j.Ranges = slices.DeleteFunc(j.Ranges, func(d droppedRange) bool { return len(d.Places) == 0 })

@@ -68,6 +68,10 @@ type Result struct {
 	// Dropped tells that the file is NOT archived and never will be: it was given
 	// up, as archive.queue-max wants it.
 	Dropped bool
+	// Kept tells that the file, which is no segment, is not in every repository
+	// yet, but durable in the spool: it stood before segments of which more wait
+	// than archive.queue-max allows.
+	Kept bool
 }
 
 // Failed is a repository that a file could not be pushed to.
@@ -97,7 +101,7 @@ type Stored struct {
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
 // (another content is there under its name), or what the repository said.
 func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
-	o, err := p.pushTo(ctx, path, p.targets, false)
+	o, err := p.pushTo(ctx, path, p.targets, nil)
 	return o.Result, err
 }
 
@@ -108,8 +112,9 @@ type outcome struct {
 	holders []holder   // of Result.Stored
 }
 
-// pushTo is Push to some targets; with summed the outcome tells what content it was.
-func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, summed bool) (outcome, error) {
+// pushTo is Push to some targets. In a batch, which has buffers, the outcome also
+// tells what content it was.
+func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, batch *walBuffers) (outcome, error) {
 	o := outcome{Result: Result{File: filepath.Base(path)}}
 	file, err := look(path)
 	if err != nil {
@@ -118,13 +123,15 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	defer file.Close()
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
+	content.Buffer = batch.take(file.size)
+	defer batch.give(content.Buffer)
 	defer content.Close()
 	file.summarize(content)
 	for _, t := range targets {
 		content.Compress(t.Compression)
 	}
 	sumLarge := func() contentSum { return contentSum{} }
-	if summed {
+	if batch != nil {
 		sumLarge = file.sumLarge()
 	}
 	puts, holders, errs := make([]repo.WALPut, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
@@ -132,7 +139,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 	for i, t := range targets {
 		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
 	}
-	if summed {
+	if batch != nil {
 		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()
