@@ -194,9 +194,14 @@ func (q *PrefetchQueue) clear() error {
 // fetch brings one segment into the queue. Not found without an error says that
 // no repository had it at that moment, which nobody has proved.
 func (p *Prefetcher) fetch(ctx context.Context, f postgres.WALFile) (found bool, err error) {
+	place, err := p.queue.place(f)
+	if err != nil {
+		return false, err
+	}
+	defer place.leave()
 	var trouble []error
 	for _, s := range p.sources {
-		_, _, found, failed := s.ask(ctx, f.Name(p.queue.of.SegmentSize), func(fill filling) error { return p.queue.put(f, fill) })
+		_, _, found, failed := s.ask(ctx, f.Name(p.queue.of.SegmentSize), place.put)
 		if found {
 			return true, nil
 		}

@@ -77,21 +77,20 @@ const (
 // for, as it would be here no earlier by a second way; but not for ever, since who
 // fetches it may be stuck where the second way is not.
 func (g *PrefetchGetter) take(ctx context.Context, f postgres.WALFile, take func(postgres.WALFile) (bool, error)) (taken bool, err error) {
-	noted := false
 	for range takePatience {
 		coming := g.queue.isFetched(f) // before the look for it: it becomes a whole file in between
-		if there, err := g.queue.find(f); err != nil || there == nil && !coming {
+		there, err := g.queue.find(f)
+		if err != nil || there == nil && !coming {
 			return false, err
 		}
-		if !noted {
+		if there != nil {
 			// Before it vanishes from the queue, lest it is fetched again.
-			noted = true
 			if err := g.queue.note(f); err != nil {
 				return false, err
 			}
-		}
-		if taken, err := take(f); taken || err != nil {
-			return taken, err
+			if taken, err := take(f); taken || err != nil {
+				return taken, err
+			}
 		}
 		if err := pause.For(ctx, takePause); err != nil {
 			return false, nil

@@ -213,7 +213,7 @@ func (q *PrefetchQueue) take(f postgres.WALFile, dest string) (taken bool, err e
 	// what was proved; where it was taken meanwhile there is nothing to rename.
 	err = os.Rename(found.path, dest)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && !isThere(found.path):
 		return false, nil
 	case errors.Is(err, unix.EXDEV):
 		if err := replace(dest, q.copying(found, file)); err != nil {
@@ -224,6 +224,11 @@ func (q *PrefetchQueue) take(f postgres.WALFile, dest string) (taken bool, err e
 		return false, fmt.Errorf("write %s: %w", dest, err)
 	}
 	return true, syncDirectory(filepath.Dir(dest))
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // copying copies a proven file and proves what it copies.
@@ -274,30 +279,43 @@ func (q *PrefetchQueue) fetchingPath(f postgres.WALFile) string {
 	return filepath.Join(q.dir, f.Name(q.of.SegmentSize)+fetchingSuffix)
 }
 
-// put writes a segment into the queue. What fill writes must be verified.
-func (q *PrefetchQueue) put(f postgres.WALFile, fill filling) (err error) {
-	path := q.fetchingPath(f)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_CLOEXEC, 0o600)
+// place is where one segment is written before it stands in the queue. It is
+// there, and locked, from before the first request for the segment: whoever asks
+// for it meanwhile waits.
+type place struct {
+	queue   *PrefetchQueue
+	segment postgres.WALFile
+	file    *os.File
+}
+
+func (q *PrefetchQueue) place(f postgres.WALFile) (*place, error) {
+	file, err := os.OpenFile(q.fetchingPath(f), os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSpool, err)
+		return nil, fmt.Errorf("%w: %w", ErrSpool, err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(path)
-		}
-		_ = file.Close() // and the lock ends, after the file has its name
-	}()
+	p := &place{q, f, file}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("%w: lock %s: %w", ErrSpool, path, err)
+		p.leave()
+		return nil, fmt.Errorf("%w: lock %s: %w", ErrSpool, file.Name(), err)
 	}
-	sum := q.summer(f)
-	if err := fill(io.MultiWriter(file, sum)); err != nil {
+	return p, nil
+}
+
+// leave gives the place up; a segment that was put remains.
+func (p *place) leave() {
+	// The name first: without the lock it would look like what a killed process left.
+	_ = os.Remove(p.file.Name())
+	_ = p.file.Close()
+}
+
+// put writes the segment and gives it its name in the queue. What fill writes must be verified.
+func (p *place) put(fill filling) error {
+	sum := p.queue.summer(p.segment)
+	err := rewrite(p.file, func(w io.Writer) error { return fill(io.MultiWriter(w, sum)) })
+	if err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("%w: %w", ErrSpool, err)
-	}
-	if err := os.Rename(path, filepath.Join(q.dir, f.Name(q.of.SegmentSize)+"-"+sum.String())); err != nil {
+	if err := os.Rename(p.file.Name(), filepath.Join(p.queue.dir, p.segment.Name(p.queue.of.SegmentSize)+"-"+sum.String())); err != nil {
 		return fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	return nil
@@ -306,7 +324,14 @@ func (q *PrefetchQueue) put(f postgres.WALFile, fill filling) (err error) {
 // note records what recovery asked for: who fetches ahead goes on from there.
 // It is a guess about the future that nothing but speed depends on.
 func (q *PrefetchQueue) note(f postgres.WALFile) error {
-	if err := os.WriteFile(filepath.Join(q.dir, askedName), []byte(f.Name(q.of.SegmentSize)), 0o600); err != nil {
+	// All names are of one length, so that none has to be cut off first, and who
+	// reads it meanwhile finds the one or the other.
+	file, err := os.OpenFile(filepath.Join(q.dir, askedName), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		_, err = file.WriteString(f.Name(q.of.SegmentSize))
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	return nil

@@ -87,15 +87,22 @@ func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 	for len(r.done) > 0 {
 		r.take(<-r.done)
 	}
-	if asked, ok := r.p.queue.asked(); ok && (!r.started || asked != r.horizon.asked) {
+	// First the files, then what was asked for: it is noted before a file is
+	// taken, so that what is taken between the two is not missed here and fetched again.
+	files, err := r.p.queue.files()
+	if err != nil {
+		return false, err
+	}
+	asked, ok := r.p.queue.asked()
+	if !ok {
+		return false, nil // nothing yet, or it is being written
+	}
+	if !r.started || asked != r.horizon.asked {
 		changed = true
 		r.follow(ctx, asked)
 	}
-	if !r.started {
-		return changed, nil
-	}
 	wanted := r.horizon.next(r.p.queue.segments())
-	ready, err := r.keep(wanted)
+	ready, err := r.keep(files, wanted)
 	if err != nil {
 		return changed, err
 	}
@@ -107,6 +114,9 @@ func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 			r.fetching[f] = true
 			go func() {
 				found, err := r.p.fetch(ctx, f)
+				if ctx.Err() != nil {
+					err = nil // no trouble: the run ends
+				}
 				r.done <- fetched{f, found, err}
 			}()
 		}
@@ -133,11 +143,7 @@ func (r *prefetchRun) follow(ctx context.Context, asked postgres.WALFile) {
 }
 
 // keep removes from the queue what recovery will not ask for, and says what is ready.
-func (r *prefetchRun) keep(wanted []postgres.WALFile) (ready map[postgres.WALFile]bool, err error) {
-	files, err := r.p.queue.files()
-	if err != nil {
-		return nil, err
-	}
+func (r *prefetchRun) keep(files []queued, wanted []postgres.WALFile) (ready map[postgres.WALFile]bool, err error) {
 	ready = map[postgres.WALFile]bool{}
 	isWanted := map[postgres.WALFile]bool{r.horizon.asked: true} // it may be about to be taken
 	for _, f := range wanted {
