@@ -44,7 +44,7 @@ func startAgent(t *testing.T, program, config, socket string) *agentProcess {
 // server archives by it, and then lets recovery fetch by it. What the server was told to be archived
 // is compared, file by file, with what is in the repository.
 func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
-	const rounds = 10
+	const rounds = 6
 	dir, program := pgtest.TempDir(t), pgtest.BuildPgbak(t)
 	config, plain, socket := filepath.Join(dir, "pgbak.yaml"), filepath.Join(dir, "plain.yaml"), filepath.Join(dir, "a.sock")
 	command := fmt.Sprintf("%s --config %s --log-level debug archive-", program, config)
@@ -70,11 +70,11 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	for range rounds {
 		p := startAgent(t, program, config, socket)
 		killed := make(chan struct{})
-		delay := time.Duration(random.IntN(150)) * time.Millisecond
+		files, fraction := 1+random.IntN(3), random.Float64()
 		go func() {
 			defer close(killed)
-			awaitReady(c.DataDir)
-			time.Sleep(delay) // the moment is what is tried out
+			took := awaitArchived(c.DataDir, files)
+			time.Sleep(time.Duration(fraction * float64(took))) // the moment, while the next file is on its way, is what is tried out
 			_ = p.cmd.Process.Kill()
 		}()
 		c.Exec(t, "INSERT INTO t SELECT n, repeat('x', 200) FROM generate_series(1, 30000) n")
@@ -113,14 +113,22 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	}
 }
 
-// awaitReady waits until there is something to archive, if it comes soon.
-func awaitReady(pgdata string) {
-	for range 5000 {
-		if n, _ := countReady(pgdata); n > 0 {
-			return
-		}
+// awaitArchived waits until the server holds so many more files for archived, if that
+// comes soon, and says how long one of them took.
+func awaitArchived(pgdata string, files int) time.Duration {
+	done := func() int {
+		names, _ := filepath.Glob(filepath.Join(pgdata, "pg_wal/archive_status/*.done"))
+		return len(names)
+	}
+	before := done()
+	for n, _ := countReady(pgdata); n == 0; n, _ = countReady(pgdata) {
 		time.Sleep(time.Millisecond)
 	}
+	began := time.Now()
+	for done() < before+files && time.Since(began) < 10*time.Second {
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began) / time.Duration(files)
 }
 
 // compareAcknowledged compares each file that the server holds for archived with
