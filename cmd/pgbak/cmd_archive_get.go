@@ -55,19 +55,28 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 	if err != nil {
 		return err
 	}
+	if got, done, err := a.getByAgent(ctx, sel, identity, control, name, dest); done {
+		a.logGot(name, got, err)
+		return err
+	}
 	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, control: control}
 	getter, err := archive.NewGetter(a.sources(r)...)
 	if err != nil {
 		return err
 	}
 	got, err := a.getBy(r, getter)(ctx, name, dest)
+	a.logGot(name, got, err)
+	return err
+}
+
+// logGot says where a file came from.
+func (a *app) logGot(name string, got archive.Got, err error) {
 	for _, w := range got.Warnings {
 		a.log.Warn(w)
 	}
 	if err == nil {
 		a.log.Debug("fetched", "file", name, "repository", got.Repository, "ahead", got.Repository == "")
 	}
-	return err
 }
 
 // getBy is how a file is got: through the queue of what was fetched ahead, or

@@ -47,6 +47,10 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
+	if result, done, err := a.pushByAgent(cmd.Context(), sel, path); done {
+		a.logPushed(result)
+		return err
+	}
 	batch, err := a.newBatch(sel)
 	if err != nil {
 		return err
@@ -56,13 +60,18 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(pushMemory + int64(batch.Processes-1)*batchedMemory)
 	result, err := batch.Push(cmd.Context(), path)
+	a.logPushed(result)
+	return err
+}
+
+// logPushed says what became of the file that was asked for.
+func (a *app) logPushed(result archive.Result) {
 	for _, w := range result.Warnings {
 		a.log.Warn(w)
 	}
 	if result.Acknowledged {
 		a.log.Debug("archived by an earlier run", "file", result.File)
 	}
-	return err
 }
 
 // newBatch makes what pushes WAL to the selected repositories. A spool that

@@ -90,7 +90,7 @@ configuration file. Results go to standard output, messages to standard error.`,
 	flags.StringVar(&a.flags.logFormat, "log-format", "", "`FORMAT` of messages: text or json (PGBAK_LOG_FORMAT; default text)")
 	root.AddCommand(
 		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(), a.archivePrefetchCommand(),
-		a.archiveReceiveCommand(), a.restoreCommand(), a.infoCommand(), a.ledgerCommand(), a.repoCommand(), a.versionCommand(),
+		a.archiveReceiveCommand(), a.agentCommand(), a.restoreCommand(), a.infoCommand(), a.ledgerCommand(), a.repoCommand(), a.versionCommand(),
 	)
 	return root
 }
