@@ -333,20 +333,24 @@ func TestARepositoryThatIsOpenLateIsServedInTheSameRun(t *testing.T) {
 		}
 		return second, nil
 	}}
-	// The other one takes longer than files wait, too.
-	early := pushTo("a", first)
+	// The other one is open only after a file has stopped to wait for it, too.
+	early, tried := pushTo("a", first), make(chan struct{})
 	early.Open = func(context.Context) (*repo.Stanza, error) {
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-tried:
+		case <-time.After(5 * time.Second): // no file was begun in time
+		}
 		return first, nil
 	}
 	b := newTestBatch(t, newSpool(t), early, late)
-	b.bounds.open = time.Millisecond
-	n := 0
+	b.bounds.open = 100 * time.Millisecond
+	n, without := 0, 0
 	b.Each = func(p Pushed) {
 		if len(p.Stored) == 0 {
-			return
-		}
-		if n++; n == 7 {
+			if without++; without == 1 {
+				close(tried)
+			}
+		} else if n++; n == 7 {
 			close(there)
 		}
 	}
