@@ -18,7 +18,7 @@ import (
 )
 
 // acknowledged makes a server whose segment 1 is acknowledged, and its stanza.
-func acknowledged(t *testing.T) (*server, *Spool, *repo.Stanza) {
+func acknowledged(t *testing.T) (*walServer, *Spool, *repo.Stanza) {
 	t.Helper()
 	stanza := memStanza(t)
 	s, spool := newServer(t, 1), newSpool(t)

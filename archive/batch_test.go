@@ -21,16 +21,16 @@ import (
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
-// server is what a batch sees of a PostgreSQL server: its pg_wal.
-type server struct {
+// walServer is what a batch sees of a PostgreSQL server: its pg_wal.
+type walServer struct {
 	wal      string
 	contents map[string][]byte
 }
 
 // newServer has segments 1 to n, all ready.
-func newServer(t *testing.T, n int) *server {
+func newServer(t *testing.T, n int) *walServer {
 	t.Helper()
-	s := &server{wal: t.TempDir(), contents: map[string][]byte{}}
+	s := &walServer{wal: t.TempDir(), contents: map[string][]byte{}}
 	if err := os.Mkdir(filepath.Join(s.wal, "archive_status"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func newServer(t *testing.T, n int) *server {
 func segmentNumber(i int) string { return walFileOf(uint64(i)).Name(segmentSize) }
 
 // write makes a file and marks it ready.
-func (s *server) write(t *testing.T, name string, content []byte) {
+func (s *walServer) write(t *testing.T, name string, content []byte) {
 	t.Helper()
 	s.contents[name] = content
 	for path, data := range map[string][]byte{s.path(name): content, s.status(name): nil} {
@@ -53,20 +53,20 @@ func (s *server) write(t *testing.T, name string, content []byte) {
 	}
 }
 
-func (s *server) path(name string) string { return filepath.Join(s.wal, name) }
-func (s *server) status(name string) string {
+func (s *walServer) path(name string) string { return filepath.Join(s.wal, name) }
+func (s *walServer) status(name string) string {
 	return filepath.Join(s.wal, "archive_status", name+".ready")
 }
 
 // done is what PostgreSQL does with a file that is archived.
-func (s *server) done(t *testing.T, name string) {
+func (s *walServer) done(t *testing.T, name string) {
 	t.Helper()
 	if err := os.Remove(s.status(name)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *server) mustBeIn(t *testing.T, stanza *repo.Stanza, names ...string) {
+func (s *walServer) mustBeIn(t *testing.T, stanza *repo.Stanza, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		mustHold(t, stanza, name, s.contents[name])
@@ -333,20 +333,24 @@ func TestARepositoryThatIsOpenLateIsServedInTheSameRun(t *testing.T) {
 		}
 		return second, nil
 	}}
-	// The other one takes longer than files wait, too.
-	early := pushTo("a", first)
+	// The other one is open only after a file has stopped to wait for it, too.
+	early, tried := pushTo("a", first), make(chan struct{})
 	early.Open = func(context.Context) (*repo.Stanza, error) {
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-tried:
+		case <-time.After(5 * time.Second): // no file was begun in time
+		}
 		return first, nil
 	}
 	b := newTestBatch(t, newSpool(t), early, late)
-	b.bounds.open = time.Millisecond
-	n := 0
+	b.bounds.open = 100 * time.Millisecond
+	n, without := 0, 0
 	b.Each = func(p Pushed) {
 		if len(p.Stored) == 0 {
-			return
-		}
-		if n++; n == 7 {
+			if without++; without == 1 {
+				close(tried)
+			}
+		} else if n++; n == 7 {
 			close(there)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // archiveAll does what PostgreSQL's archiver does, until a file fails.
-func (s *server) archiveAll(t *testing.T, b *Batch) (dropped []string, err error) {
+func (s *walServer) archiveAll(t *testing.T, b *Batch) (dropped []string, err error) {
 	t.Helper()
 	for {
 		ready, err := filesReady(s.wal)
