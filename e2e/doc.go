@@ -28,6 +28,7 @@
 //	kill_test.go       SIGKILL at every storage operation and at random moments
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
 //	standby_test.go    backups from a standby
+//	failover_test.go   promotions, split brain, a former primary, archive_mode = always
 //	space_test.go      full disks
 //	refusal_test.go    what must be refused, and what the refusal says
 //
