@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgbak/pgbak/internal/pgtest"
 )
 
 // aheadSite is a site with a spool, whose data directory is the working
@@ -213,4 +215,48 @@ func TestRecoveryOutlivesAPrefetcherThatIsKilled(t *testing.T) {
 		t.Error("none was killed")
 	}
 	t.Logf("%d were killed", kills)
+}
+
+// TestRecoveryThroughATimelineSwitchIsServedAhead has a server promote, archive and
+// write on timeline 2, and recovers the first copy once more, along both timelines.
+func TestRecoveryThroughATimelineSwitchIsServedAhead(t *testing.T) {
+	a := newArchived(t, 16)
+	b := a.withSpool(t)
+	data := filepath.Join(a.dir, "promoted")
+	a.copyTo(t, a.copy, data)
+	signal := filepath.Join(data, "recovery.signal")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.GiveToServer(t, signal)
+	c := pgtest.Open(t, data, a.major, map[string]string{"restore_command": a.restoreCommand, "archive_mode": "on",
+		"archive_command": strings.Replace(a.restoreCommand, `get %f "%p"`, "push %p", 1)})
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.Exec(t, "INSERT INTO t SELECT n, repeat('y', 100) FROM generate_series(1, 40000) n")
+	c.Exec(t, "SELECT pg_switch_wal()")
+	rows := c.Query(t, "SELECT count(*) FROM t")
+	c.Stop(t, "fast") // and all is archived
+
+	again := b.recover(t, "recovery.signal")
+	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	if got := again.Query(t, "SELECT count(*) FROM t"); got != rows {
+		t.Errorf("%s rows, want %s", got, rows)
+	}
+	if tli := again.Query(t, "SELECT timeline_id FROM pg_control_checkpoint()"); tli == "1" {
+		t.Error("it did not follow timeline 2")
+	}
+	for _, timeline := range []string{"00000001", "00000002"} {
+		served := 0
+		for line := range strings.Lines(again.Log()) {
+			if strings.Contains(line, "file="+timeline+"0") && strings.Contains(line, "ahead=true") {
+				served++
+			}
+		}
+		t.Logf("%d segments of timeline %s were served ahead", served, timeline)
+		if served == 0 {
+			t.Errorf("no segment of timeline %s was served ahead", timeline)
+		}
+	}
+	again.Stop(t, "fast")
+	until(t, "the prefetcher ended with recovery", func() bool { return (&site{dir: a.dir}).prefetching(t) == 0 })
 }
