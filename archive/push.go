@@ -137,11 +137,7 @@ func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, co
 	if err := p.checkCluster(s, f, file); err != nil {
 		return repo.WALPut{}, err
 	}
-	put, err := s.PutWAL(ctx, id, f, content)
-	if put.MarkErr != nil {
-		p.Log.Debug("the WAL before it could not be marked as complete", "file", filepath.Base(file.path), "cause", put.MarkErr)
-	}
-	return put, err
+	return s.PutWAL(ctx, id, f, content)
 }
 
 // checkCluster compares the cluster that pushes a file without a header with the stanza's.

@@ -224,10 +224,24 @@ func (s *Stanza) StillThere(ctx context.Context) error {
 
 // ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
 func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
-	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli), "")
+	return s.ListWALFrom(ctx, id, tli, 0)
 }
 
-func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
+// ListWALFrom is ListWAL from a segment on.
+func (s *Stanza) ListWALFrom(ctx context.Context, id Identity, tli postgres.Timeline, first uint64) iter.Seq2[postgres.WALFile, error] {
+	after := ""
+	if first > 0 {
+		// Behind all that begins with the name of the segment before.
+		after = walKey(s.name, id, postgres.WALFile{Timeline: tli, Segment: first - 1}) + ".~"
+	}
+	return s.listWALAfter(ctx, id, timelinePrefix(s.name, id.Number, tli), after)
+}
+
+func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
+	return s.listWALAfter(ctx, id, prefix, "")
+}
+
+func (s *Stanza) listWALAfter(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
 		for obj, err := range s.repo.store.List(ctx, prefix, after) {
 			if err != nil {

@@ -28,6 +28,9 @@ const (
 	WALHistoryConflict WALEventKind = "history-conflict"
 	// WALDropped: archive-push gave segments up because of archive.queue-max.
 	WALDropped WALEventKind = "dropped"
+	// WALNotReceived: archive-receive went on behind WAL that the server had not
+	// got any more. It may be archived all the same, by archive_command.
+	WALNotReceived WALEventKind = "not-received"
 	// WALGapAcknowledged: a person knows of the gap.
 	WALGapAcknowledged WALEventKind = "gap-acknowledged"
 	// WALForeign: a file of another cluster was refused.
@@ -95,7 +98,7 @@ func (e WALEvent) key(stanza string) (string, error) {
 
 func (e WALEvent) check(id Identity) error {
 	switch e.Kind {
-	case WALConflict, WALHistoryConflict, WALDropped, WALGapAcknowledged, WALForeign:
+	case WALConflict, WALHistoryConflict, WALDropped, WALNotReceived, WALGapAcknowledged, WALForeign:
 	default:
 		return fmt.Errorf("WAL event of unknown kind %q", e.Kind)
 	}
@@ -107,7 +110,7 @@ func (e WALEvent) check(id Identity) error {
 		if err != nil && e.Kind != WALForeign {
 			return fmt.Errorf("WAL event %s: %w", e.Kind, err)
 		}
-		if isRange := e.Kind == WALDropped || e.First != e.Last; isRange && e.Kind != WALForeign && f.Kind != postgres.WALSegment {
+		if isRange := e.Kind == WALDropped || e.Kind == WALNotReceived || e.First != e.Last; isRange && e.Kind != WALForeign && f.Kind != postgres.WALSegment {
 			return fmt.Errorf("WAL event %s: %s is no segment", e.Kind, name)
 		}
 	}
