@@ -148,7 +148,10 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	q := request{target: o.Target, set: o.Set, catalog: catalog,
 		wal: &archiveReader{stanza: o.Stanza, identity: identity, log: o.Log}}
-	d, err := q.decideProven(ctx, o.Stanza, identity)
+	q.list = func(ctx context.Context, first, last postgres.WALFile) ([]repo.WALRange, error) {
+		return o.Stanza.ListedWALRanges(ctx, identity, first, last)
+	}
+	d, err := q.decideProven(ctx, identity)
 	if err != nil {
 		return nil, err
 	}
