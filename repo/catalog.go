@@ -121,7 +121,7 @@ func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo,
 // damaged keeps nobody from the others.
 func (s *Stanza) histories(ctx context.Context, id Identity) ([]postgres.History, []DamagedHistory, error) {
 	var files []postgres.WALFile
-	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number), "") {
 		if err != nil {
 			return nil, nil, err
 		}

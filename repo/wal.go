@@ -167,8 +167,7 @@ func (s *Stanza) compareWAL(ctx context.Context, key, name string, content Conte
 	if h.id == content && h.size == size {
 		return nil
 	}
-	return hint.Wrap(fmt.Errorf("WAL file %s: %w: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
-		name, ErrWALConflict, key, s.repo.location(), h.size, h.id.short(), size, content.short()),
+	return hint.Wrap(&WALConflictError{File: name, Object: key, Location: s.repo.location(), Archived: h.id, Pushed: content, ArchivedSize: h.size, PushedSize: size},
 		"two clusters may be archiving to stanza %s, or this one was rewound: compare 'SELECT system_identifier FROM pg_control_system()' and the timelines of all of them; nothing was overwritten.", s.name)
 }
 
@@ -222,6 +221,18 @@ func (s *Stanza) StillThere(ctx context.Context) error {
 	return nil
 }
 
+// HistoryTimelines gives the timelines of an identity that have a history file, lowest first.
+func (s *Stanza) HistoryTimelines(ctx context.Context, id Identity) ([]postgres.Timeline, error) {
+	var out []postgres.Timeline
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number), "") {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f.Timeline)
+	}
+	return out, nil
+}
+
 // ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
 func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
 	return s.ListWALFrom(ctx, id, tli, 0)
@@ -234,14 +245,10 @@ func (s *Stanza) ListWALFrom(ctx context.Context, id Identity, tli postgres.Time
 		// Behind all that begins with the name of the segment before.
 		after = walKey(s.name, id, postgres.WALFile{Timeline: tli, Segment: first - 1}) + ".~"
 	}
-	return s.listWALAfter(ctx, id, timelinePrefix(s.name, id.Number, tli), after)
+	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli), after)
 }
 
-func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
-	return s.listWALAfter(ctx, id, prefix, "")
-}
-
-func (s *Stanza) listWALAfter(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
+func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
 		for obj, err := range s.repo.store.List(ctx, prefix, after) {
 			if err != nil {

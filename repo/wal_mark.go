@@ -211,7 +211,7 @@ func (s *Stanza) markLog(ctx context.Context, id Identity, tli postgres.Timeline
 	logs := logRange{log, log}
 	run := logs.segments(id, tli)
 	next := run.First
-	for f, err := range s.listWAL(ctx, id, fmt.Sprintf("%s%08X/", timelinePrefix(s.name, id.Number, tli), log)) {
+	for f, err := range s.listWAL(ctx, id, fmt.Sprintf("%s%08X/", timelinePrefix(s.name, id.Number, tli), log), "") {
 		switch {
 		case err != nil:
 			return false, err

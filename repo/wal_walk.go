@@ -88,7 +88,7 @@ func (w *walWalk) run(ctx context.Context) error {
 // segment is the first thing listed.
 func (w *walWalk) list(ctx context.Context, over *WALRange) (next *WALRange, isThere bool, err error) {
 	isThere = over == nil
-	for f, err := range w.stanza.listWALAfter(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after) {
+	for f, err := range w.stanza.listWAL(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after) {
 		if err != nil {
 			return nil, true, err
 		}

@@ -77,6 +77,9 @@ func parseConfig(data []byte) (*config, error) {
 	if err := decoder.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is a second document after a line '---'")
 	}
+	for i := range c.Repositories {
+		c.Repositories[i].wal = c.Archive.Compression
+	}
 	return c, c.check()
 }
 

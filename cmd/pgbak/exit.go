@@ -83,8 +83,9 @@ type occasion struct {
 }
 
 const (
-	archiveGetName  = "archive-get"
-	archivePushName = "archive-push"
+	archiveGetName      = "archive-get"
+	archivePrefetchName = "archive-prefetch"
+	archivePushName     = "archive-push"
 )
 
 // exitCode is the one place that turns an error into an exit code.
