@@ -112,7 +112,7 @@ func newIdentityLedger(c *repo.Catalog, id repo.Identity, current postgres.Timel
 		}
 	}
 	var notes []repo.WALEvent
-	dropped := map[postgres.Timeline][]span{}
+	given := givenUp{map[postgres.Timeline][]span{}, map[postgres.Timeline][]span{}}
 	for _, e := range c.Events {
 		switch {
 		case e.Identity != id.Number:
@@ -120,15 +120,18 @@ func newIdentityLedger(c *repo.Catalog, id repo.Identity, current postgres.Timel
 			notes = append(notes, e)
 		case e.Kind == repo.WALForeign:
 			l.Foreign = append(l.Foreign, e)
-		case e.Kind == repo.WALDropped:
+		case e.Kind == repo.WALDropped || e.Kind == repo.WALNotReceived:
 			if tli, s, ok := segmentsOf(id, e); ok {
-				dropped[tli] = append(dropped[tli], s)
+				given.all[tli] = append(given.all[tli], s)
+				if e.Kind == repo.WALDropped {
+					given.dropped[tli] = append(given.dropped[tli], s)
+				}
 			}
 		}
 	}
 	way := a.way(l.Newest)
 	closers := a.closers(c, way)
-	l.Gaps = a.gaps(way, closers, dropped, notes)
+	l.Gaps = a.gaps(way, closers, given, notes)
 	for _, e := range c.Events {
 		if e.Identity == id.Number && (e.Kind == repo.WALConflict || e.Kind == repo.WALHistoryConflict) {
 			l.Conflicts = append(l.Conflicts, judgeConflict(id, e, way, closers, notes))
@@ -165,15 +168,19 @@ func (l IdentityLedger) Name(tli postgres.Timeline, segment uint64) string {
 	return postgres.WALFile{Kind: postgres.WALSegment, Timeline: tli, Segment: segment}.Name(l.Identity.SegmentSize)
 }
 
+// givenUp is WAL, by timeline, that somebody has gone on without: what archive-push
+// dropped, and all with what archive-receive did not get.
+type givenUp struct{ dropped, all map[postgres.Timeline][]span }
+
 // gaps finds what is missing on every timeline and judges it.
-func (a *held) gaps(way walWay, closers []repo.BackupInfo, dropped map[postgres.Timeline][]span, notes []repo.WALEvent) []Gap {
+func (a *held) gaps(way walWay, closers []repo.BackupInfo, given givenUp, notes []repo.WALEvent) []Gap {
 	var out []Gap
-	for _, tli := range a.timelines(dropped) {
-		for _, s := range a.missing(tli, dropped[tli]) {
+	for _, tli := range a.timelines(given.all) {
+		for _, s := range a.missing(tli, given.all[tli]) {
 			// What the newest timeline leads over is one gap, the rest of it another.
 			for _, part := range way.split(tli, s) {
 				g := Gap{WALRange: repo.WALRange{Identity: a.id.Number, Timeline: tli, First: part.first, Last: part.last}, Standing: Open}
-				g.IsDropped = slices.ContainsFunc(dropped[tli], part.overlaps)
+				g.IsDropped = slices.ContainsFunc(given.dropped[tli], part.overlaps)
 				g.IsRecent = tli == way.history.Timeline && a.behind(tli, part.last) <= recentSegments
 				g.Notes = notesOn(a.id, tli, part, notes)
 				closer := closerOf(closers, a.id, part.last)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -77,13 +78,18 @@ func (a *held) reach(w walWay, h repo.BackupHeader) Reach {
 	return r
 }
 
-// lookBack bounds how many segments are read at an end of WAL to find a commit.
-const lookBack = 8
+// Bounds of ReadEnds: how many segments before an end of WAL are searched for a
+// commit, and of how many ends.
+const (
+	lookBack = 8
+	maxEnds  = 16
+)
 
 // ReadEnds reads, for each identity's backups, the last WAL that can be reached, to
 // say until which position and commit recovery gets. Backups that end at the same
-// place share the reading; of each place at most some segments are read. What
-// cannot be read stays unknown and is told by the errors.
+// place share the reading; of each place at most some segments are read, and of at
+// most some places, those of the newest backups. What cannot be read stays unknown
+// and is told by the errors.
 func (l *Ledger) ReadEnds(ctx context.Context, s *repo.Stanza) []error {
 	type place struct {
 		identity int
@@ -97,10 +103,13 @@ func (l *Ledger) ReadEnds(ctx context.Context, s *repo.Stanza) []error {
 	}
 	known := map[place]end{}
 	var failed []error
-	for _, id := range l.Identities {
+	for _, id := range slices.Backward(l.Identities) {
 		fill := func(r *Reach) {
 			p := place{id.Identity.Number, r.way.timelineOf(r.next - 1), r.next}
 			e, ok := known[p]
+			if !ok && len(known) == maxEnds {
+				return
+			}
 			if !ok {
 				e.until, e.time, e.err = readEnd(ctx, s, id.Identity, *r)
 				if known[p] = e; e.err != nil {
@@ -109,7 +118,7 @@ func (l *Ledger) ReadEnds(ctx context.Context, s *repo.Stanza) []error {
 			}
 			r.Until, r.Time = e.until, e.time
 		}
-		for i := range id.Backups {
+		for i := range slices.Backward(id.Backups) {
 			b := &id.Backups[i]
 			if b.Own.Last != "" {
 				fill(&b.Own)

@@ -95,6 +95,8 @@ func TestGapsAndWhetherTheyMatter(t *testing.T) {
 		{"dropped at the end", newBooks().wal(1, 3, 9).event(repo.WALDropped, 1, 10, 11), "1:10-11 open dropped recent"},
 		{"dropped, and pushed all the same", newBooks().wal(1, 3, 11).event(repo.WALDropped, 1, 10, 11), ""},
 		{"dropped, and a backup taken", newBooks().wal(1, 3, 9).wal(1, 12, 900).event(repo.WALDropped, 1, 10, 11).backup("B", 1, 12, 12), "1:10-11 closed B dropped"},
+		{"not received, nor pushed", newBooks().wal(1, 3, 9).event(repo.WALNotReceived, 1, 10, 11), "1:10-11 open recent"},
+		{"not received, but pushed", newBooks().wal(1, 3, 11).event(repo.WALNotReceived, 1, 10, 11), ""},
 		{"a promotion without a loss", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 10, 900), ""},
 		{"what the old primary took with it", newBooks().wal(1, 3, 7).history(2, 1, 10).wal(2, 10, 900), "1:8-9 open"},
 		{"what the new one has not archived", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 12, 900), "2:10-11 open"},

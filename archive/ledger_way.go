@@ -124,10 +124,10 @@ func (a *held) way(tli postgres.Timeline) walWay {
 
 // missing are the segments of a timeline that are not there though they were: between
 // two runs, from where the timeline began to its first, from its last to where
-// another one left it, and what was dropped.
-func (a *held) missing(tli postgres.Timeline, dropped []span) []span {
+// another one left it, and what was given up.
+func (a *held) missing(tli postgres.Timeline, given []span) []span {
 	runs := a.runs[tli]
-	due := slices.Clone(dropped)
+	due := slices.Clone(given)
 	if len(runs) > 0 {
 		due = append(due, span{runs[0].First, runs[len(runs)-1].Last})
 		if h, ok := a.histories[tli]; ok && len(h.Entries) > 0 {

@@ -16,8 +16,9 @@ type request struct {
 	set     repo.Label // only this backup; empty: any
 	catalog *repo.Catalog
 	wal     walReader
-	// received is WAL beyond the archive that the plan may use; nil is none.
-	received *receivedWAL
+	// list gives the segments that are there from one to another in the order of
+	// their names, by a list of each; of timeline 0 the second is the end.
+	list func(ctx context.Context, first, last postgres.WALFile) ([]repo.WALRange, error)
 }
 
 // decision is a backup and the proof that the target can be reached from it.
@@ -94,25 +95,24 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 // decideProven is decide on WAL that was listed. The catalogue can go by marks of
 // what is complete, and recovery takes a segment that is missing in spite of them
 // for the end of WAL.
-func (q *request) decideProven(ctx context.Context, s *repo.Stanza, id repo.Identity) (decision, error) {
+func (q *request) decideProven(ctx context.Context, id repo.Identity) (decision, error) {
 	d, err := q.decide(ctx)
 	if err != nil {
 		return d, err
 	}
 	path := d.reach.path
-	listed, err := s.ListedWALRanges(ctx, id, path.file(d.reach.First), path.file(d.needed))
+	listed, err := q.list(ctx, path.file(d.reach.First), path.file(d.needed))
 	if err != nil {
 		return d, err
 	}
 	there := *q.catalog
-	there.WAL = q.received.addedTo(listed, id)
+	there.WAL = listed
 	if newWALArchive(&there, id).follow(path, d.reach.First).holds(d.needed) {
 		return d, nil
 	}
-	if listed, err = s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{}); err != nil {
+	if there.WAL, err = q.list(ctx, postgres.WALFile{Timeline: 1}, postgres.WALFile{}); err != nil {
 		return d, err
 	}
-	there.WAL = q.received.addedTo(listed, id)
 	q.catalog = &there
 	if d, err = q.decide(ctx); err != nil {
 		return d, err
