@@ -15,6 +15,9 @@ import (
 // PushTarget is a repository that WAL goes to.
 type PushTarget struct {
 	Name string // as configured, for messages
+	// Place tells this repository and stanza from any other that could be
+	// configured under the same name: an acknowledgement is of one place.
+	Place string
 	// Compression is that of the repository that Open gives. Compressing begins
 	// before the repository is open; what turns out to be another setting is
 	// still stored as the repository wants it.
@@ -55,8 +58,22 @@ type Result struct {
 	// Stored has an entry for every repository that holds the file now, in the
 	// order of the targets.
 	Stored []Stored
+	// Failed has an entry for every repository that does not, in the same order.
+	Failed []Failed
 	// Warnings are sentences for the server's log.
 	Warnings []string
+	// Acknowledged tells that nothing was asked of any repository: an earlier run
+	// has left word that this content is in all of them.
+	Acknowledged bool
+	// Dropped tells that the file is NOT archived and never will be: it was given
+	// up, as archive.queue-max wants it.
+	Dropped bool
+}
+
+// Failed is a repository that a file could not be pushed to.
+type Failed struct {
+	Repository string
+	Err        error
 }
 
 // Stored is the outcome of one repository; sizes in bytes.
@@ -80,49 +97,74 @@ type Stored struct {
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
 // (another content is there under its name), or what the repository said.
 func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
-	result := Result{File: filepath.Base(path)}
+	o, err := p.pushTo(ctx, path, p.targets, false)
+	return o.Result, err
+}
+
+// outcome is a Result with what an acknowledgement needs besides.
+type outcome struct {
+	Result
+	content contentSum // of what was pushed; the zero value is not known
+	holders []holder   // of Result.Stored
+}
+
+// pushTo is Push to some targets; with summed the outcome tells what content it was.
+func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, summed bool) (outcome, error) {
+	o := outcome{Result: Result{File: filepath.Base(path)}}
 	file, err := look(path)
 	if err != nil {
-		return result, err
+		return o, err
 	}
 	defer file.Close()
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
 	defer content.Close()
 	file.summarize(content)
-	for _, t := range p.targets {
+	for _, t := range targets {
 		content.Compress(t.Compression)
 	}
-	puts, errs := make([]repo.WALPut, len(p.targets)), make([]error, len(p.targets))
+	sumLarge := func() contentSum { return contentSum{} }
+	if summed {
+		sumLarge = file.sumLarge()
+	}
+	puts, holders, errs := make([]repo.WALPut, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
 	var running sync.WaitGroup
-	for i, t := range p.targets {
-		running.Go(func() { puts[i], errs[i] = p.push(ctx, t, file, content) })
+	for i, t := range targets {
+		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
+	}
+	if summed {
+		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()
+	if o.content == (contentSum{}) {
+		o.content = sumLarge()
+	}
 	p.logSummary(ctx, file, content)
-	for i, t := range p.targets {
+	for i, t := range targets {
 		if errs[i] != nil {
+			o.Failed = append(o.Failed, Failed{t.Name, errs[i]})
 			continue
 		}
-		result.Stored = append(result.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
+		o.holders = append(o.holders, holders[i])
+		o.Stored = append(o.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
 		if puts[i].Outcome == repo.WALAlreadyThere {
-			result.Warnings = append(result.Warnings,
-				fmt.Sprintf("%s was in repository %s already, with the same content", result.File, t.Name))
+			o.Warnings = append(o.Warnings,
+				fmt.Sprintf("%s was in repository %s already, with the same content", o.File, t.Name))
 		}
 	}
-	return result, errors.Join(errs...)
+	return o, errors.Join(errs...)
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, holder, error) {
 	s, err := t.Open(ctx)
 	if err != nil {
-		return repo.WALPut{}, err
+		return repo.WALPut{}, holder{}, err
 	}
 	put, err := p.pushInto(ctx, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
-	return put, err
+	return put, holderOf(t, s), err
 }
 
 func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {

@@ -53,6 +53,15 @@ func walPrefix(stanza string, identity int) string {
 	return fmt.Sprintf("%s%08d/", stanzaWALPrefix(stanza), identity)
 }
 
+// What the ledger knows of a stanza's WAL besides the WAL: it stands apart, so
+// that listing WAL never walks over it, and it over WAL.
+func ledgerPrefix(stanza string) string       { return "ledger/" + stanza + "/" }
+func stanzaEventsPrefix(stanza string) string { return ledgerPrefix(stanza) + "events/" }
+
+func eventsPrefix(stanza string, identity int) string {
+	return fmt.Sprintf("%s%08d/", stanzaEventsPrefix(stanza), identity)
+}
+
 func historyPrefix(stanza string, identity int) string {
 	return walPrefix(stanza, identity) + "history/"
 }

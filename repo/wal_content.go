@@ -231,8 +231,8 @@ type walCompressor struct {
 }
 
 func newWALCompressor(comp Compression) (*walCompressor, error) {
-	enc, err := codec.NewEncoder(comp.codec, comp.walLevel)
-	return &walCompressor{codec: comp.codec, enc: enc}, err
+	enc, err := codec.NewEncoder(comp.walCodec, comp.walLevel)
+	return &walCompressor{codec: comp.walCodec, enc: enc}, err
 }
 
 // frame compresses plain; what it gives holds until the next call. What does not
