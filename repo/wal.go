@@ -217,6 +217,18 @@ func (s *Stanza) StillThere(ctx context.Context) error {
 	return nil
 }
 
+// HistoryTimelines gives the timelines of an identity that have a history file, lowest first.
+func (s *Stanza) HistoryTimelines(ctx context.Context, id Identity) ([]postgres.Timeline, error) {
+	var out []postgres.Timeline
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f.Timeline)
+	}
+	return out, nil
+}
+
 // ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
 func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
 	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli))

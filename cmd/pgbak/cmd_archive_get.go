@@ -55,6 +55,10 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 	if err != nil {
 		return err
 	}
+	if got, done, err := a.getByAgent(ctx, sel, identity, control, name, dest); done {
+		a.logGot(name, got, err)
+		return err
+	}
 	var sources []archive.Source
 	for _, rc := range sel.repositories {
 		sources = append(sources, archive.Source{Name: rc.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
@@ -66,13 +70,18 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 		return err
 	}
 	got, err := getter.Get(ctx, name, dest)
+	a.logGot(name, got, err)
+	return err
+}
+
+// logGot says where a file came from.
+func (a *app) logGot(name string, got archive.Got, err error) {
 	for _, w := range got.Warnings {
 		a.log.Warn(w)
 	}
 	if err == nil {
 		a.log.Debug("fetched", "file", name, "repository", got.Repository)
 	}
-	return err
 }
 
 // openSource opens the stanza and finds out which of its identities may have the

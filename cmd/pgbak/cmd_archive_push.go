@@ -37,6 +37,10 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
+	if result, done, err := a.pushByAgent(cmd.Context(), sel, path); done {
+		a.logPushed(result)
+		return err
+	}
 	var targets []archive.PushTarget
 	for _, rc := range sel.repositories {
 		compression, err := repo.ParseCompression(rc.Compression)
@@ -60,6 +64,12 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(pushMemory)
 	result, err := pusher.Push(cmd.Context(), path)
+	a.logPushed(result)
+	return err
+}
+
+// logPushed says what became of a file.
+func (a *app) logPushed(result archive.Result) {
 	for _, w := range result.Warnings {
 		a.log.Warn(w)
 	}
@@ -68,5 +78,4 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 			a.log.Debug("archived", "file", result.File, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize)
 		}
 	}
-	return err
 }

@@ -89,7 +89,7 @@ configuration file. Results go to standard output, messages to standard error.`,
 	flags.StringVar(&a.flags.logLevel, "log-level", "", "least `LEVEL` of messages: debug, info, warn or error (PGBAK_LOG_LEVEL; default info)")
 	flags.StringVar(&a.flags.logFormat, "log-format", "", "`FORMAT` of messages: text or json (PGBAK_LOG_FORMAT; default text)")
 	root.AddCommand(
-		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(),
+		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(), a.agentCommand(),
 		a.restoreCommand(), a.infoCommand(), a.repoCommand(), a.versionCommand(),
 	)
 	return root
