@@ -19,8 +19,11 @@ wal_make() {
 	rm -rf "$mark" "$wal" "$copy" "$base_copy"
 	as_server mkdir "$wal"
 	as_server cp -a --reflink=auto "$data" "$base_copy"
+	# It was made with wal_level=minimal, from which nothing can be replayed.
+	data=$base_copy server_start archive_mode=off
+	data=$base_copy server_stop
+	as_server cp -a --reflink=auto "$base_copy" "$copy"
 	find "$base_copy/pg_wal" -type f -delete
-	as_server cp -a --reflink=auto "$data" "$copy"
 	# Checkpoints as on a busy server, so that there are images of whole pages and small records; what is generated need not survive.
 	data=$copy server_start archive_mode=on "archive_command='cp %p \"$wal/%f\"'" fsync=off synchronous_commit=off \
 		max_wal_size=512MB checkpoint_timeout=30s shared_buffers=512MB log_checkpoints=off
@@ -88,6 +91,7 @@ wal_replay() {
 	if [ "$1" = local_pg_wal ]; then wal_segments | sed "s|^|$wal/|" | as_server xargs cp --reflink=auto -t "$archiver/pg_wal"; fi
 	last=$(wal_segments | tail -n 1)
 	command=$(printf '%q ' "${@:3}")
+	command=${command//\\/\\\\} # as the configuration file wants it
 	printf '%s\n' "restore_command = '${command//\'/\'\'} %f \"%p\"'" "recovery_target_lsn = '${last:8:8}/${last:22:2}000000'" \
 		"recovery_target_action = shutdown" "log_line_prefix = '%n '" "log_min_messages = log" "hot_standby = off" "fsync = off" "archive_mode = off" "max_wal_size = 8GB" \
 		"shared_buffers = 1GB" "listen_addresses = ''" "unix_socket_directories = '$sockets'" "logging_collector = off" "lc_messages = C" |
