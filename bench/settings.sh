@@ -8,8 +8,9 @@
 #   RUNS             how often everything is measured (default 3)
 #   SCALE            size of the cluster, 100 (the default) is about 3 GB
 #   SEGMENTS         WAL segments of 16 MiB that are pushed, fetched and replayed (default 256)
-#   FAR_SEGMENTS     the same by way of a longer distance (default a quarter of SEGMENTS)
-#   LATENCIES        ms that a round trip to S3 takes longer, for WAL (default "0 20 100")
+#   FAR_SEGMENTS     the same by way of a longer distance (default a fifth of SEGMENTS)
+#   LATENCIES        ms that a round trip to S3 takes longer, for WAL (default "0 20 100"; "" leaves S3 out)
+#   REPLAY           no leaves out what PostgreSQL replays
 #   MAJORS           PostgreSQL majors of the incremental backups (default "15 17"; one that is not installed is left out)
 #   UPDATES          rows that are updated before each incremental backup (default 20000)
 #   INCREMENTALS     incremental backups in a row, each after as many updates (default 3)
@@ -29,8 +30,9 @@ sockets=$base
 runs=${RUNS:-3}
 scale=${SCALE:-100}
 segments=${SEGMENTS:-256}
-far_segments=${FAR_SEGMENTS:-$(((segments + 3) / 4))}
-latencies=${LATENCIES:-0 20 100}
+far_segments=${FAR_SEGMENTS:-$(((segments + 4) / 5))}
+latencies=${LATENCIES-0 20 100}
+replay=${REPLAY:-yes}
 majors=${MAJORS:-15 17}
 updates=${UPDATES:-20000}
 incrementals=${INCREMENTALS:-3}

@@ -42,15 +42,12 @@ wal_segments() { find "$wal" -type f -printf '%f\n' | sort | head -n "$segments"
 
 # wal_ready makes the directory anew as a server leaves it that has all segments still to archive.
 wal_ready() {
-	local segment
 	rm -rf "$archiver" "$base/spool"
 	as_server mkdir -p "$archiver/pg_wal/archive_status" "$archiver/global" "$archiver/fetched" "$base/spool"
 	as_server cp "$base_copy/PG_VERSION" "$archiver/PG_VERSION"
 	as_server cp "$base_copy/global/pg_control" "$archiver/global/pg_control"
-	while read -r segment; do
-		as_server ln "$wal/$segment" "$archiver/pg_wal/"
-		as_server touch "$archiver/pg_wal/archive_status/$segment.ready"
-	done < <(wal_segments)
+	# shellcheck disable=SC2016 # the inner shell is to expand this
+	wal_segments | as_server sh -c 'while read -r segment; do ln "$0/$segment" "$1/pg_wal/" && : >"$1/pg_wal/archive_status/$segment.ready"; done' "$wal" "$archiver"
 }
 
 # wal_prove: what was fetched is what was pushed.
@@ -116,6 +113,7 @@ replayed() {
 
 # replay_at_hand WHERE: the same with all segments in pg_wal from the start, for comparison.
 replay_at_hand() {
+	case " ${replaying_tools[*]} " in *" local_pg_wal "*) ;; *) return 0 ;; esac
 	if [ -z "$(chosen local_pg_wal)" ]; then return 0; fi
 	empty
 	as_server mkdir -p "$repository"
@@ -185,17 +183,15 @@ wal_rounds() {
 
 # wal_rounds_s3 TRIP: on S3 to which a round trip takes so many ms longer. Without a longer way there is no proxy.
 wal_rounds_s3() {
-	local port=$minio_port
-	if [ "$1" = 0 ]; then
-		store_s3 "$port"
-		wal_rounds S3 "${wal_tools[@]}"
-	else
+	local port=$minio_port where=S3 replaying_tools=("${s3_replaying_tools[@]}")
+	if [ "$1" != 0 ]; then
 		port=$(free_port 19500)
+		where="S3 at $1 ms"
 		daemon_start proxy "$base/bin/proxy" -listen "127.0.0.1:$port" -to "127.0.0.1:$minio_port" -round-trip "$1ms"
-		store_s3 "$port"
-		wal_rounds "S3 at $1 ms" "${far_tools[@]}"
-		daemon_stop proxy
 	fi
+	store_s3 "$port"
+	wal_rounds "$where" "${s3_wal_tools[@]}"
+	daemon_stop proxy
 	minio_stop
 }
 

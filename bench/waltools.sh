@@ -4,10 +4,11 @@
 # shellcheck disable=SC2034 # the commands and settings are used by tools.sh and walround.sh
 
 wal_tools=(pgbak pgbak_batch pgbak_agent pgbak_encrypted pgbak_encrypted_batch pgbak_encrypted_agent pgbackrest_recommended pgbackrest_async walg cp)
-# far_tools are measured where a distance is added.
-far_tools=(pgbak pgbak_batch pgbak_agent pgbackrest_recommended pgbackrest_async walg)
+s3_wal_tools=(pgbak pgbak_batch pgbak_agent pgbackrest_recommended pgbackrest_async walg)
 # replaying_tools are measured in recovery too; local_pg_wal has all WAL at hand.
 replaying_tools=(local_pg_wal cp pgbak pgbak_batch pgbak_agent pgbackrest_recommended pgbackrest_async walg)
+s3_replaying_tools=(pgbak_batch pgbak_agent pgbackrest_async)
+if [ "$replay" = no ]; then replaying_tools=() s3_replaying_tools=(); fi
 # called_tools are measured by single calls.
 called_tools=(pgbak pgbak_batch pgbak_agent pgbackrest_recommended pgbackrest_async walg)
 
