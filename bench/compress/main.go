@@ -5,8 +5,8 @@
 //
 //	compress -processes N FILE...
 //
-// The files come one after the other, the frames of each N at a time. What goes wrong is
-// said on standard error, and the status is that of a panic.
+// The files come one after the other, the frames of each N at a time. It prints
+// "compressed" when all are, and else what went wrong on standard error.
 package main
 
 import (
@@ -33,9 +33,11 @@ func main() {
 			err = compress(content, *processes)
 		}
 		if err != nil {
-			panic(fmt.Sprintf("%s: %v", path, err))
+			fmt.Fprintf(os.Stderr, "compress: %s: %v\n", path, err)
+			return
 		}
 	}
+	fmt.Println("compressed")
 }
 
 func compress(content []byte, processes int) error {
