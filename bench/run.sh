@@ -162,7 +162,7 @@ s3_rounds() {
 finish() {
 	local status=$? cluster daemon
 	trap - EXIT INT TERM
-	for cluster in "$base"/data* "$copy" "$changing" "$many"; do data=$cluster server_stop || true; done
+	for cluster in "$base"/data* "$copy" "$base_copy" "$archiver" "$changing" "$many"; do data=$cluster server_stop || true; done
 	for daemon in agent proxy minio; do daemon_stop "$daemon"; done
 	rm -rf "$base/repository" "$restored" "$copy" "$changing" "$many" "$archiver" "$minio_dir"
 	exit "$status"

@@ -76,6 +76,8 @@ const calls = `1	pgbak	call that does nothing	0.400	0.200	0.160	20971520	tree	0	
 2	pgbak	call that does nothing	0.480	0.200	0.240	20971520	tree	0	0	-	-	-	-	-
 3	pgbak	call that does nothing	0.320	0.120	0.160	20971520	tree	0	0	-	-	-	-	-
 1	nothing	call that does nothing	0.080	0.008	0.008	1048576	tree	0	0	-	-	-	-	-
+1	pgbak	call of archive-push	2.400	2.000	0.400	20971520	tree	0	0	-	-	-	-	-
+1	compression	call of archive-push	2.000	2.000	0.400	20971520	process	0	0	-	-	-	-	-
 `
 
 func TestTablesOfCalls(t *testing.T) {
@@ -83,6 +85,8 @@ func TestTablesOfCalls(t *testing.T) {
 	for _, want := range []string{
 		"### Call that does nothing\n\n| tool | wall ms (min to max) | CPU ms (user + system) | peak MiB |\n",
 		"| pgbak | 5.0 (4.0 to 6.0) | 4.5 (2.5 + 2.0) | 20 |\n",
+		"### Call of archive-push\n\n| tool | wall ms (min to max) | times compression's | CPU ms (user + system) | peak MiB |\n",
+		"| pgbak | 30.0 (30.0 to 30.0) | 1.20 | 30.0 (25.0 + 5.0) | 20 |\n",
 		"| nothing | 1.0 (1.0 to 1.0) | 0.2 (0.1 + 0.1) | 1 |\n",
 	} {
 		if !strings.Contains(got, want) {
