@@ -7,6 +7,7 @@ import (
 
 	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -65,7 +66,7 @@ func (r *Receiver) storeAll(ctx context.Context) error {
 		if f.Kind == postgres.WALPartial || r.stored[name] {
 			continue
 		}
-		result, err := r.o.Pusher.Push(ctx, r.o.Directory.Path(name))
+		result, err := r.push(ctx, f, id)
 		for _, s := range result.Stored {
 			r.o.Log.Debug("received WAL is stored", "file", name, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize,
 				"was-there", s.Outcome == repo.WALAlreadyThere)
@@ -83,6 +84,15 @@ func (r *Receiver) storeAll(ctx context.Context) error {
 		}
 	}
 	return failed
+}
+
+func (r *Receiver) push(ctx context.Context, f postgres.WALFile, id received.Identity) (Result, error) {
+	if f.Kind == postgres.WALSegment {
+		if err := r.o.Directory.Settle(f, id); err != nil {
+			return Result{}, err
+		}
+	}
+	return r.o.Pusher.Push(ctx, r.o.Directory.Path(f.Name(id.SegmentSize)))
 }
 
 // clean removes what a segment that is stored now makes superfluous: stored

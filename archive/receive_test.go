@@ -232,3 +232,47 @@ func TestReceivedWALIsTheServers(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatFollowsASwitchIsStoredAsThePrimaryHasIt receives a segment whose end is of
+// an older use of the file, as a standby sends it that has not got the zeros yet.
+func TestWhatFollowsASwitchIsStoredAsThePrimaryHasIt(t *testing.T) {
+	for _, major := range pgtest.Majors() {
+		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
+			t.Parallel()
+			c := pgtest.Start(t, pgtest.Options{Major: major, SegmentSizeMB: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+			c.Exec(t, "CREATE TABLE t AS SELECT generate_series(1, 100) n")
+			end, err := postgres.ParseLSN(c.Query(t, "SELECT pg_switch_wal()"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Exec(t, "CREATE TABLE u AS SELECT generate_series(1, 100) n")
+			all := serversSegments(t, c)
+			name := all[len(all)-1]
+			want, err := os.ReadFile(filepath.Join(c.DataDir, "pg_wal", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			switched := int(end % (1 << 20))
+			if switched == 0 || !postgres.IsZero(want[switched:]) {
+				t.Fatalf("%s is not zero from %d on", name, switched)
+			}
+			r := newReceiving(t, c, nil)
+			control := serverIdentity(t, c.DataDir)
+			if err := r.o.Directory.Claim(received.Identity{Stanza: "main", SystemID: control.SystemID, Major: major, SegmentSize: 1 << 20}); err != nil {
+				t.Fatal(err)
+			}
+			torn := bytes.Clone(want)
+			copy(torn[switched:], bytes.Repeat([]byte("old"), len(torn)))
+			if err := os.WriteFile(filepath.Join(r.dir, name), torn, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.storeAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			mustHold(t, r.stanza, name, want)
+			if result, err := pushPath(t, r.stanza, filepath.Join(c.DataDir, "pg_wal", name)); err != nil || len(result.Warnings) == 0 {
+				t.Errorf("archive_command's push of the same segment: %+v, %v", result, err)
+			}
+		})
+	}
+}

@@ -26,6 +26,8 @@
 //	law_test.go        what must hold of the repository after every fault
 //	several_test.go    several repositories at once, and the loss of one of them
 //	kill_test.go       SIGKILL at every storage operation and at random moments
+//	receive_test.go    the server and its disk are lost while WAL is received
+//	receive_kill_test.go  SIGKILL of archive-receive; a promotion that only it knows of
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
 //	standby_test.go    backups from a standby
 //	failover_test.go   promotions, split brain, a former primary, archive_mode = always

@@ -31,6 +31,7 @@ type walReader struct {
 	end      LSN
 	first    walRecord // the first record that starts here, without a body
 	last     LSN       // start of the last record, 0 when there is none
+	switched LSN       // end of the record in this segment that switches to the next, 0 if there is none
 	record   walRecordInProgress
 }
 
@@ -120,7 +121,7 @@ func (r *walReader) admit(at LSN, data []byte) error {
 	if !r.begun {
 		r.begun, r.end = true, at
 	}
-	r.next, r.stop = stop, stop
+	r.next, r.stop, r.switched = stop, stop, 0
 	return nil
 }
 
@@ -281,7 +282,7 @@ func (r *walReader) finish(end LSN, each func(walRecord) error) error {
 	}
 	r.last, r.end = p.start, end
 	if p.header.isSwitch() {
-		r.end = r.stop
+		r.switched, r.end = end, r.stop
 	}
 	record := walRecord{start: p.start, end: r.end, header: p.header, body: p.piece}
 	if record.body == nil {

@@ -76,6 +76,11 @@ func NewWALScanner(major int, segmentSize int64, pageSize int) *WALScanner {
 // record was found it is the start of the first segment.
 func (s *WALScanner) End() LSN { return s.end }
 
+// Switched is where the record ends that switches to a new segment, if the segment
+// given last holds all of one. What follows it in the segment means nothing, and
+// need not be the same on a standby as on its primary.
+func (s *WALScanner) Switched() (end LSN, ok bool) { return s.switched, s.switched != 0 }
+
 // LastStart is where the last valid record starts, 0 before one was found. A
 // recovery_target_lsn behind it is never reached.
 func (s *WALScanner) LastStart() LSN { return s.last }

@@ -119,8 +119,10 @@ func ValidEnd(data []byte, f postgres.WALFile, id Identity) (postgres.LSN, error
 	if err != nil {
 		return 0, fmt.Errorf("read received WAL %s: %w", f.Name(id.SegmentSize), err)
 	}
-	// The end of a record that switches segments is that of the segment, of which
-	// not all need to be there.
+	// What follows a record that switches segments may come otherwise the next time.
+	if end, ok := scanner.Switched(); ok {
+		return end, nil
+	}
 	return min(scanner.End(), start+size), nil
 }
 

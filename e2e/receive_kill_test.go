@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgbak/pgbak/internal/pgtest"
+)
+
+// TestAReceiverThatIsKilledLeavesNoGap kills archive-receive at random moments
+// under load, while the repository comes and goes, and compares in the end every
+// segment with the server's own.
+func TestAReceiverThatIsKilledLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, hostOptions{cluster: pgtest.Options{Config: map[string]string{"archive_command": "false", "wal_keep_size": "2GB"}}})
+	pgtest.Pgbench(t, h.Cluster, "-i", "-q")
+	dir := pgtest.TempDir(t)
+	r := h.receive(t, dir)
+	// The first segment of which the receiver has all is the one that it began with.
+	first := h.Query(t, "SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = 'receiver'")
+	w := startTraffic(t, h.Cluster, "-c", "2")
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 3))
+	for n := range 8 {
+		away := n%3 == 1
+		if away {
+			h.move(t, h.repo, h.repo+".away")
+		}
+		h.Exec(t, "SELECT pg_switch_wal()") // otherwise a round has no segment that is complete
+		time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond)
+		if err := r.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if o := r.end(); o.code != -1 {
+			t.Fatalf("archive-receive was not killed, it ended with %d:\n%s", o.code, o.stderr)
+		}
+		if away {
+			h.move(t, h.repo+".away", h.repo)
+		}
+		r = h.receive(t, dir)
+	}
+	w.mustMove(t)
+	w.stop(t)
+	last := h.Query(t, "SELECT pg_walfile_name(pg_switch_wal())")
+	h.sameSegments(t, first, last)
+	if err := r.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if o := r.end(); o.code != codeOK {
+		t.Errorf("archive-receive ended with %d:\n%s", o.code, o.stderr)
+	}
+}
+
+func (h *host) move(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sameSegments waits until the last segment is archived, and compares all from
+// first on with the server's.
+func (h *host) sameSegments(t *testing.T, first, last string) {
+	t.Helper()
+	dest := filepath.Join(pgtest.TempDir(t), "segment")
+	names := strings.Fields(h.Query(t, fmt.Sprintf("SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND name BETWEEN '%s' AND '%s' ORDER BY 1", first, last)))
+	if len(names) < 8 {
+		t.Errorf("there are %d segments only", len(names))
+	}
+	deadline := time.Now().Add(2 * time.Minute)
+	for _, name := range names {
+		for {
+			p := h.start(t, "archive-get", name, dest)
+			if o := p.end(); o.code == codeOK {
+				break
+			} else if o.code != codeFailed || time.Now().After(deadline) {
+				t.Fatalf("%s is not archived: exit %d\n%s", name, o.code, o.stderr)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		got, err1 := os.ReadFile(dest)
+		want, err2 := os.ReadFile(filepath.Join(h.DataDir, "pg_wal", name))
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s is archived with other content than the server's", name)
+		}
+	}
+}
+
+// TestReceivedWALIsRestoredAcrossAPromotion has the new timeline, its history and
+// all of its WAL in the receiver's directory only.
+func TestReceivedWALIsRestoredAcrossAPromotion(t *testing.T) {
+	for _, major := range pgtest.Majors() {
+		t.Run(fmt.Sprint("PostgreSQL ", major), func(t *testing.T) {
+			t.Parallel()
+			p := newHost(t, hostOptions{cluster: pgtest.Options{Major: major}})
+			p.Exec(t, "CREATE TABLE rows (name text)")
+			s := withStandby(t, p)
+			p.backup(t)
+			s.Exec(t, "SELECT 1")
+			s.follow(t, p.config, s.DSN(), "postgres")
+			dir := pgtest.TempDir(t)
+			r := s.receive(t, dir)
+			p.Exec(t, "INSERT INTO rows VALUES ('archived')")
+			switchWAL(t, p.Cluster)
+			p.move(t, p.repo, p.repo+".away")
+			p.Exec(t, "INSERT INTO rows VALUES ('old timeline')")
+			p.Kill(t)
+			s.Promote(t)
+			s.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+			s.Exec(t, "INSERT INTO rows VALUES ('new timeline')")
+			s.Exec(t, "SELECT pg_switch_wal()")
+			s.Exec(t, "INSERT INTO rows VALUES ('partial segment')")
+			s.WaitFor(t, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'receiver' AND flush_lsn = pg_current_wal_flush_lsn()", "1", time.Minute)
+			target := filepath.Join(pgtest.TempDir(t), "restored")
+			o := s.expect(t, codeRefused, "restore", "--target-dir", target, "--received", dir)
+			says(t, o.stderr, "is used by another process", "hint: ", "stop it first")
+			s.Kill(t)
+			_ = r.Process.Kill()
+			_ = r.end()
+			p.move(t, p.repo+".away", p.repo)
+
+			s.restoredRows(t, "archived,old timeline,new timeline,partial segment", "--received", dir)
+			s.restoredRows(t, "archived,old timeline,new timeline,partial segment", "--received", dir, "--target-timeline", "2")
+			s.restoredRows(t, "archived", "--target-timeline", "current")
+
+			other := newHost(t, hostOptions{cluster: pgtest.Options{Major: major}})
+			other.backup(t)
+			o = other.expect(t, codeRefused, "restore", "--target-dir", target, "--received", dir)
+			says(t, o.stderr, "holds WAL of another cluster", "hint: ", "leave --received out")
+			if exists(target) {
+				t.Errorf("a restore that was refused has made %s", target)
+			}
+		})
+	}
+}
+
+// restoredRows restores, and looks which rows are there.
+func (h *host) restoredRows(t *testing.T, want string, args ...string) {
+	t.Helper()
+	target := filepath.Join(pgtest.TempDir(t), "restored")
+	o := h.expect(t, codeOK, append([]string{"restore", "--target-dir", target}, args...)...)
+	c := pgtest.Open(t, target, h.Major, map[string]string{"archive_mode": "off"})
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 2*time.Minute)
+	if got := c.Query(t, "SELECT string_agg(name, ',') FROM rows"); got != want {
+		t.Errorf("%v: rows %q, want %q\n%s", args, got, want, o.stdout)
+	}
+	c.Stop(t, "immediate")
+}
