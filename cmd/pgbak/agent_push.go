@@ -1,9 +1,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -181,40 +179,22 @@ func (l *line) lead(ctx context.Context, run *lineRun, batch *archive.Batch, pat
 // used is a warning, as it is without the agent.
 func (l *line) batch(maxAge time.Duration) (b *archive.Batch, warnings []string, err error) {
 	c, a := l.set.config, l.service.app
-	settings, err := c.Archive.parse()
-	if err != nil {
-		return nil, nil, &configError{err}
-	}
-	var targets []archive.PushTarget
-	for _, rc := range l.repositories {
-		compression, err := rc.compression()
-		if err != nil {
-			return nil, nil, err
-		}
-		targets = append(targets, archive.PushTarget{Name: rc.Name, Place: pushPlace(rc, l.stanza), Compression: compression,
-			Open: func(ctx context.Context) (*repo.Stanza, error) {
-				return l.set.stanza(ctx, rc, l.stanza, toWrite, maxAge)
-			}})
-	}
-	pusher, err := archive.NewPusher(targets...)
+	processes, err := a.processes(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	if pusher.Processes, err = a.processes(c); err != nil {
+	b, spoolErr, err := a.batch(pushing{config: c, stanza: l.stanza, repositories: l.repositories, processes: processes,
+		control: func() (*postgres.Control, error) { return readControl(l.pgdata) },
+		open: func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
+			return l.set.stanza(ctx, rc, l.stanza, toWrite, maxAge)
+		},
+		log: a.log.With("stanza", l.stanza)})
+	if err != nil {
 		return nil, nil, err
 	}
-	pusher.Control = func() (*postgres.Control, error) { return readControl(l.pgdata) }
-	pusher.Log = a.log.With("stanza", l.stanza)
-	var spool *archive.Spool
-	if settings.spool != "" {
-		if spool, err = archive.OpenSpool(settings.spool, l.stanza); err != nil {
-			warnings = append(warnings, "archiving goes on without the spool, file by file: "+err.Error()+"; "+hint.Of(err))
-		}
+	if spoolErr != nil {
+		warnings = append(warnings, "archiving goes on without the spool, file by file: "+spoolErr.Error()+"; "+hint.Of(spoolErr))
 	}
-	b = archive.NewBatch(pusher, spool, a.clock)
-	b.Processes = cmp.Or(settings.processes, pusher.Processes)
-	b.QueueMax = settings.queueMax
-	b.Host, _ = os.Hostname() // for people; the events do without
 	b.Each = func(p archive.Pushed) { l.service.metrics.Stored(l.stanza, p) }
 	return b, warnings, nil
 }

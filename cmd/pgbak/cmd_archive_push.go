@@ -1,11 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"os"
 	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,9 +48,17 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 		a.logPushed(result)
 		return err
 	}
-	batch, err := a.newBatch(sel)
+	batch, spoolErr, err := a.batch(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
+		control: a.workingControl, log: a.log,
+		open: func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
+			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
+			return o.stanza, err
+		}})
 	if err != nil {
 		return err
+	}
+	if spoolErr != nil {
+		a.log.Warn("archiving goes on without the spool, file by file", "error", spoolErr.Error(), "hint", hint.Of(spoolErr))
 	}
 	// The run is over before garbage is worth collecting, and each collection
 	// costs as much as compressing some MiB. Large segments and batches meet the limit.
@@ -72,59 +77,4 @@ func (a *app) logPushed(result archive.Result) {
 	if result.Acknowledged {
 		a.log.Debug("archived by an earlier run", "file", result.File)
 	}
-}
-
-// newBatch makes what pushes WAL to the selected repositories. A spool that
-// cannot be used is a warning: WAL is archived without it.
-func (a *app) newBatch(sel selection) (*archive.Batch, error) {
-	settings, err := sel.config.Archive.parse()
-	if err != nil {
-		return nil, &configError{err}
-	}
-	targets, err := a.pushTargets(sel)
-	if err != nil {
-		return nil, err
-	}
-	pusher, err := archive.NewPusher(targets...)
-	if err != nil {
-		return nil, err
-	}
-	pusher.Processes = sel.processes
-	pusher.Control = a.workingControl
-	pusher.Log = a.log
-	pusher.Host, _ = os.Hostname() // for people; the events do without
-	var spool *archive.Spool
-	if settings.spool != "" {
-		if spool, err = archive.OpenSpool(settings.spool, sel.stanza.Name); err != nil {
-			a.log.Warn("archiving goes on without the spool, file by file", "error", err.Error(), "hint", hint.Of(err))
-		}
-	}
-	batch := archive.NewBatch(pusher, spool, a.clock)
-	batch.Processes = cmp.Or(settings.processes, sel.processes)
-	batch.QueueMax = settings.queueMax
-	batch.Host = pusher.Host
-	return batch, nil
-}
-
-// pushTargets are the selected repositories, not opened yet.
-func (a *app) pushTargets(sel selection) ([]archive.PushTarget, error) {
-	var targets []archive.PushTarget
-	for _, rc := range sel.repositories {
-		compression, err := rc.compression()
-		if err != nil {
-			return nil, err
-		}
-		targets = append(targets, archive.PushTarget{Name: rc.Name, Place: pushPlace(rc, sel.stanza.Name), Compression: compression,
-			Open: func(ctx context.Context) (*repo.Stanza, error) {
-				o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
-				return o.stanza, err
-			}})
-	}
-	return targets, nil
-}
-
-// pushPlace is all that decides where a repository's files of a stanza go to.
-func pushPlace(rc repositoryConfig, stanza string) string {
-	s := rc.s3()
-	return strings.Join([]string{rc.URL, s.Endpoint, s.Region, stanza}, "\x00")
 }
