@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
@@ -178,5 +179,12 @@ func contains(t *testing.T, err error, words ...any) {
 		if text := fmt.Sprint(w); !strings.Contains(err.Error(), text) {
 			t.Errorf("error %q does not name %q", err, text)
 		}
+	}
+}
+
+func hinted(t *testing.T, err error, words string) {
+	t.Helper()
+	if !strings.Contains(hint.Of(err), words) {
+		t.Errorf("the hint of %v is %q, want %q", err, hint.Of(err), words)
 	}
 }

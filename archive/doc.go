@@ -36,4 +36,14 @@
 // Repositories are opened and asked one after the other, until one has the file.
 //
 // The file appears under its destination's name whole and verified, or not at all.
+//
+// # Fetching ahead
+//
+// [PrefetchGetter] serves recovery from a queue of segments ([PrefetchQueue]) that
+// [Prefetcher] fills while PostgreSQL replays. The queue only ever proves that a segment is
+// there: what is not in it is asked of the repositories, so that it cannot change what a
+// get says, only when. A queued file is verified, durable and complete before it has its
+// name, and is proved once more, by a checksum over content, name and recovery, before
+// it is served. PostgreSQL does not say which timeline it follows; where one leaves
+// another within the window, both are fetched.
 package archive

@@ -29,6 +29,10 @@ const (
 type refused struct {
 	text  string
 	cause error
+	// foreign and major are those of the other cluster that the file is of; 0 if
+	// that is not why.
+	foreign uint64
+	major   int
 }
 
 func (e *refused) Error() string {
@@ -156,10 +160,10 @@ func (w *walFile) checkIdentity(s identified, systemID uint64, major int, segmen
 				advice = "the old cluster must not archive any more: stop it, or give it a stanza of its own."
 			}
 		}
-		return hint.Wrap(&refused{text: text, cause: nil}, "%s", advice)
+		return hint.Wrap(&refused{text: text, foreign: systemID, major: major}, "%s", advice)
 	}
 	if major != id.Major {
-		return hint.Wrap(&refused{text: fmt.Sprintf("%s is of PostgreSQL %d, stanza %s holds PostgreSQL %d", w.path, major, s.Name(), id.Major)},
+		return hint.Wrap(&refused{text: fmt.Sprintf("%s is of PostgreSQL %d, stanza %s holds PostgreSQL %d", w.path, major, s.Name(), id.Major), foreign: systemID, major: major},
 			"after pg_upgrade run pgbak init --upgrade.")
 	}
 	if segmentSize != id.SegmentSize {

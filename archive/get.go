@@ -44,7 +44,8 @@ func NewGetter(sources ...Source) (*Getter, error) {
 
 // Got says where a file came from.
 type Got struct {
-	// Repository is the name of the source that had the file.
+	// Repository is the name of the source that had the file; "" when it had been
+	// fetched ahead.
 	Repository string
 	// Warnings name repositories that failed although another one had the file.
 	Warnings []string
@@ -60,9 +61,25 @@ type Got struct {
 // one failed and the others do not have it, the error is that repository's, for
 // then nobody knows.
 func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
+	return g.get(ctx, name, func(fill filling) error { return replace(dest, fill) })
+}
+
+// GetInto is Get for a caller that has opened the file and gives it its name
+// itself, when there was no error: then file holds the WAL file, whole, verified
+// and durable, and nothing else. After an error it may hold anything.
+func (g *Getter) GetInto(ctx context.Context, name string, file *os.File) (Got, error) {
+	return g.get(ctx, name, func(fill filling) error { return rewrite(file, fill) })
+}
+
+// filling writes a whole file, or fails.
+type filling func(io.Writer) error
+
+// get asks one source after the other. What placing puts somewhere may only
+// appear there when its filling succeeded; it is called again for the next source.
+func (g *Getter) get(ctx context.Context, name string, placing func(filling) error) (Got, error) {
 	var trouble []error
 	for _, s := range g.sources {
-		found, failed := s.get(ctx, name, dest)
+		found, failed := s.get(ctx, name, placing)
 		trouble = append(trouble, failed...)
 		if found {
 			got := Got{Repository: s.Name}
@@ -83,41 +100,48 @@ func (g *Getter) Get(ctx context.Context, name, dest string) (Got, error) {
 
 // get asks one repository. Neither found nor trouble is the proof that the file
 // is not there.
-func (s Source) get(ctx context.Context, name, dest string) (found bool, trouble []error) {
-	stanza, ids, err := s.Open(ctx)
-	if err != nil {
-		return false, []error{err}
-	}
-	failed := func(err error) {
-		trouble = append(trouble, fmt.Errorf("get %s from repository %s: %w", name, s.Name, err))
+func (s Source) get(ctx context.Context, name string, placing func(filling) error) (found bool, trouble []error) {
+	stanza, ids, found, trouble := s.ask(ctx, name, placing)
+	if found || len(trouble) > 0 {
+		return found, trouble
 	}
 	if len(ids) == 0 {
-		failed(errors.New("there is no identity to ask"))
+		return false, []error{fmt.Errorf("get %s from repository %s: %w", name, s.Name, errNoIdentity)}
+	}
+	// A directory that was unmounted or removed since it was opened says of
+	// every key that it is not there, and that must not look like the end of WAL.
+	if err := stanza.StillThere(ctx); err != nil {
+		return false, []error{fmt.Errorf("get %s from repository %s: the repository went away: %w", name, s.Name, err)}
+	}
+	return false, nil
+}
+
+var errNoIdentity = errors.New("there is no identity to ask")
+
+// ask asks one repository for the file of each identity in turn. That it was
+// neither found nor in trouble proves nothing yet.
+func (s Source) ask(ctx context.Context, name string, placing func(filling) error) (stanza *repo.Stanza, ids []repo.Identity, found bool, trouble []error) {
+	stanza, ids, err := s.Open(ctx)
+	if err != nil {
+		return nil, nil, false, []error{err}
 	}
 	for _, id := range ids {
-		err := get(ctx, stanza, id, name, dest)
+		err := get(ctx, stanza, id, name, placing)
 		if err == nil {
-			return true, trouble
+			return stanza, ids, true, trouble
 		}
 		if !errors.Is(err, errNotHere) {
-			failed(err)
+			trouble = append(trouble, fmt.Errorf("get %s from repository %s: %w", name, s.Name, err))
 		}
 	}
-	if len(trouble) == 0 {
-		// A directory that was unmounted or removed since it was opened says of
-		// every key that it is not there, and that must not look like the end of WAL.
-		if err := stanza.StillThere(ctx); err != nil {
-			failed(fmt.Errorf("the repository went away: %w", err))
-		}
-	}
-	return false, trouble
+	return stanza, ids, false, trouble
 }
 
 // errNotHere says that the identity does not have the file, which is a proof
 // only together with the stanza that is still there.
 var errNotHere = errors.New("the WAL file is not here")
 
-func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name, dest string) error {
+func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name string, placing func(filling) error) error {
 	f, err := postgres.ParseWALFile(name, id.SegmentSize)
 	if err != nil {
 		return err
@@ -130,7 +154,7 @@ func get(ctx context.Context, s *repo.Stanza, id repo.Identity, name, dest strin
 		return err
 	}
 	defer r.Close()
-	return replace(dest, func(w io.Writer) error {
+	return placing(func(w io.Writer) error {
 		head := &headWriter{w: w}
 		// The reader ends without error only after it compared every frame, the
 		// length and the hash of the whole with what was pushed.
@@ -181,7 +205,7 @@ func (h *headWriter) Write(p []byte) (int, error) {
 
 // replace lets fill write a temporary file beside dest, makes it durable and
 // renames it over dest. On failure dest is as it was and nothing is left.
-func replace(dest string, fill func(io.Writer) error) (err error) {
+func replace(dest string, fill filling) (err error) {
 	dir := filepath.Dir(dest)
 	file, err := os.CreateTemp(dir, ".pgbak-get-*")
 	if err != nil {
@@ -206,6 +230,23 @@ func replace(dest string, fill func(io.Writer) error) (err error) {
 		return fmt.Errorf("write %s: %w", dest, err)
 	}
 	return syncDirectory(dir)
+}
+
+// rewrite lets fill write an open file anew and makes it durable.
+func rewrite(file *os.File, fill filling) error {
+	if err := file.Truncate(0); err != nil {
+		return fmt.Errorf("write %s: %w", file.Name(), err)
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("write %s: %w", file.Name(), err)
+	}
+	if err := fill(file); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", file.Name(), err)
+	}
+	return nil
 }
 
 func syncDirectory(dir string) error {

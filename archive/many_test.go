@@ -167,7 +167,7 @@ func TestWhatWasOpenedIsStoredThoughThePathBecomesAnotherFile(t *testing.T) {
 	if err := os.Rename(writeFile(t, "other", other), path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&Pusher{}).pushInto(t.Context(), s, file, repo.NewWALContent(file)); err != nil {
+	if _, err := (&Pusher{}).pushInto(t.Context(), "local", s, file, repo.NewWALContent(file)); err != nil {
 		t.Fatal(err)
 	}
 	mustHold(t, s, f.Name(segmentSize), content)
@@ -189,7 +189,7 @@ func TestAFileThatGrowsIsRefused(t *testing.T) {
 	if _, err := grown.WriteString("x"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = (&Pusher{}).pushInto(t.Context(), s, file, repo.NewWALContent(file))
+	_, err = (&Pusher{}).pushInto(t.Context(), "local", s, file, repo.NewWALContent(file))
 	contains(t, err, "more than", segmentSize)
 }
 

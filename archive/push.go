@@ -15,6 +15,9 @@ import (
 // PushTarget is a repository that WAL goes to.
 type PushTarget struct {
 	Name string // as configured, for messages
+	// Place tells this repository and stanza from any other that could be
+	// configured under the same name: an acknowledgement is of one place.
+	Place string
 	// Compression is that of the repository that Open gives. Compressing begins
 	// before the repository is open; what turns out to be another setting is
 	// still stored as the repository wants it.
@@ -36,8 +39,11 @@ type Pusher struct {
 	// Log is told, for those who look for faults, why a segment has no summary.
 	// [NewPusher] makes it one that keeps nothing.
 	Log *slog.Logger
+	// Host is the name of the server's host, for whoever reads of a conflict.
+	Host string
 
-	targets []PushTarget
+	targets  []PushTarget
+	ancestry ancestry
 }
 
 // NewPusher returns a Pusher to targets, of which there must be at least one.
@@ -55,8 +61,26 @@ type Result struct {
 	// Stored has an entry for every repository that holds the file now, in the
 	// order of the targets.
 	Stored []Stored
+	// Failed has an entry for every repository that does not, in the same order.
+	Failed []Failed
 	// Warnings are sentences for the server's log.
 	Warnings []string
+	// Acknowledged tells that nothing was asked of any repository: an earlier run
+	// has left word that this content is in all of them.
+	Acknowledged bool
+	// Dropped tells that the file is NOT archived and never will be: it was given
+	// up, as archive.queue-max wants it.
+	Dropped bool
+	// Kept tells that the file, which is no segment, is not in every repository
+	// yet, but durable in the spool: it stood before segments of which more wait
+	// than archive.queue-max allows.
+	Kept bool
+}
+
+// Failed is a repository that a file could not be pushed to.
+type Failed struct {
+	Repository string
+	Err        error
 }
 
 // Stored is the outcome of one repository; sizes in bytes.
@@ -78,66 +102,118 @@ type Stored struct {
 // in those and stores only what is missing.
 //
 // Errors wrap ErrRefused (the file does not belong here), repo.ErrWALConflict
-// (another content is there under its name), or what the repository said.
+// (another content is there under its name), or what the repository said. With a
+// history, or the first segment of a timeline, come the histories of all ancestors
+// and the WAL before it that a dead primary has not archived. A partial segment
+// whose name is taken is passed over where the next timeline's holds all of it.
 func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
-	result := Result{File: filepath.Base(path)}
+	o, err := p.pushTo(ctx, path, p.targets, nil)
+	return o.Result, err
+}
+
+// outcome is a Result with what an acknowledgement needs besides.
+type outcome struct {
+	Result
+	content contentSum // of what was pushed; the zero value is not known
+	holders []holder   // of Result.Stored
+}
+
+// pushTo is Push to some targets. In a batch, which has buffers, the outcome also
+// tells what content it was.
+func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, batch *walBuffers) (outcome, error) {
+	o := outcome{Result: Result{File: filepath.Base(path)}}
 	file, err := look(path)
 	if err != nil {
-		return result, err
+		return o, err
 	}
 	defer file.Close()
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
+	content.Buffer = batch.take(file.size)
+	defer batch.give(content.Buffer)
 	defer content.Close()
 	file.summarize(content)
-	for _, t := range p.targets {
+	for _, t := range targets {
 		content.Compress(t.Compression)
 	}
-	puts, errs := make([]repo.WALPut, len(p.targets)), make([]error, len(p.targets))
+	sumLarge := func() contentSum { return contentSum{} }
+	if batch != nil {
+		sumLarge = file.sumLarge()
+	}
+	puts, holders, errs := make([]pushed, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
 	var running sync.WaitGroup
-	for i, t := range p.targets {
-		running.Go(func() { puts[i], errs[i] = p.push(ctx, t, file, content) })
+	for i, t := range targets {
+		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
+	}
+	if batch != nil {
+		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()
+	if o.content == (contentSum{}) {
+		o.content = sumLarge()
+	}
 	p.logSummary(ctx, file, content)
-	for i, t := range p.targets {
+	for i, t := range targets {
+		o.Warnings = append(o.Warnings, puts[i].warnings...)
 		if errs[i] != nil {
+			o.Failed = append(o.Failed, Failed{t.Name, errs[i]})
 			continue
 		}
-		result.Stored = append(result.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
+		if puts[i].needless {
+			continue
+		}
+		o.holders = append(o.holders, holders[i])
+		o.Stored = append(o.Stored, Stored{t.Name, puts[i].Outcome, puts[i].RawSize, puts[i].StoredSize})
 		if puts[i].Outcome == repo.WALAlreadyThere {
-			result.Warnings = append(result.Warnings,
-				fmt.Sprintf("%s was in repository %s already, with the same content", result.File, t.Name))
+			o.Warnings = append(o.Warnings,
+				fmt.Sprintf("%s was in repository %s already, with the same content", o.File, t.Name))
 		}
 	}
-	return result, errors.Join(errs...)
+	return o, errors.Join(errs...)
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+// pushed is the outcome of one repository, with sentences for the server's log.
+type pushed struct {
+	repo.WALPut
+	needless bool // not stored, and not needed
+	warnings []string
+}
+
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (pushed, holder, error) {
 	s, err := t.Open(ctx)
 	if err != nil {
-		return repo.WALPut{}, err
+		return pushed{}, holder{}, err
 	}
-	put, err := p.pushInto(ctx, s, file, content)
+	done, err := p.pushInto(ctx, t.Name, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
-	return put, err
+	return done, holderOf(t, s), err
 }
 
-func (p *Pusher) pushInto(ctx context.Context, s *repo.Stanza, file *walFile, content *repo.WALContent) (repo.WALPut, error) {
+func (p *Pusher) pushInto(ctx context.Context, target string, s *repo.Stanza, file *walFile, content *repo.WALContent) (pushed, error) {
 	id := s.Current()
 	f, err := postgres.ParseWALFile(filepath.Base(file.path), id.SegmentSize)
 	if err != nil {
-		return repo.WALPut{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
+		return pushed{}, &refused{text: fmt.Sprintf("%s has not the name of a WAL file", file.path), cause: err}
 	}
-	if err := file.check(s, f, content); err != nil {
-		return repo.WALPut{}, err
+	var done pushed
+	if err = file.check(s, f, content); err == nil {
+		err = p.checkCluster(s, f, file)
 	}
-	if err := p.checkCluster(s, f, file); err != nil {
-		return repo.WALPut{}, err
+	if err == nil {
+		done, err = p.putWithAncestry(ctx, target, s, f, file, content)
 	}
-	return s.PutWAL(ctx, id, f, content)
+	if done.MarkErr != nil {
+		p.Log.Debug("the WAL before it could not be marked as complete", "file", filepath.Base(file.path), "cause", done.MarkErr)
+	}
+	if needless, settleErr := settle(ctx, s, f, file, content, err); needless != "" {
+		done.needless, done.warnings = true, append(done.warnings, needless)
+		return done, nil
+	} else if settleErr != nil {
+		p.Log.WarnContext(ctx, "it is not known whether the conflict means anything", "file", filepath.Base(file.path), "cause", settleErr)
+	}
+	return done, p.tellConflict(ctx, s, f, file, err)
 }
 
 // checkCluster compares the cluster that pushes a file without a header with the stanza's.

@@ -130,7 +130,15 @@ func TestWhatDoesNotBelongIntoTheStanzaIsRefusedAndNothingIsStored(t *testing.T)
 			if (hint.Of(err) != "") != c.hint {
 				t.Errorf("hint %q", hint.Of(err))
 			}
-			if after := count(t, st); after != before {
+			// The attempt of another cluster is recorded, and nothing else.
+			events, err := s.WALEvents(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if foreign := strings.Contains(c.title, "another cluster") || strings.Contains(c.title, "another major"); foreign != (len(events) == 1) {
+				t.Errorf("events %+v", events)
+			}
+			if after := count(t, st); after != before+len(events) {
 				t.Errorf("%d objects are new", after-before)
 			}
 		})
@@ -160,7 +168,7 @@ func TestAFileWithoutAHeaderIsOfTheClusterThatPushesIt(t *testing.T) {
 			t.Errorf("%s: error %v", name, err)
 		}
 		contains(t, err, "repository stranger", id.SystemID, foreign.SystemID)
-		if len(result.Stored) != 1 || result.Stored[0].Repository != "own" || count(t, other) != before {
+		if len(result.Stored) != 1 || result.Stored[0].Repository != "own" || count(t, other) != before+1 { // the event
 			t.Errorf("%s: result %+v, %d objects are new in the other", name, result, count(t, other)-before)
 		}
 		mustHold(t, own, name, content)

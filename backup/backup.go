@@ -77,6 +77,7 @@ func (r *run) steps(ctx context.Context) error {
 		{"wait for WAL", r.waitForWAL, &r.timings.Waiting},
 		{"prove WAL", r.proveWAL, &r.timings.Committing},
 		{"commit", r.commit, &r.timings.Committing},
+		{"mark WAL", r.markWAL, &other},
 	} {
 		began := r.o.Clock()
 		r.o.Log.Debug("backup step", "step", s.name, "elapsed", began.Sub(r.began))

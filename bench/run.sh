@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures full backup, second full backup of the unchanged cluster, and restore, of pgbak and of pgBackRest on the same generated
-# cluster of about 3 GB, on the local disk and on S3, archiving and fetching of WAL on S3, incremental backups (with WAL-G and PostgreSQL's
+# cluster of about 3 GB, on the local disk and on S3, archiving, fetching and replaying of WAL, incremental backups (with WAL-G and PostgreSQL's
 # own pg_basebackup besides) and clusters of very many files, and prints Markdown tables of medians.
 # docs/BENCHMARKS.md says how to read them; settings.sh lists the variables that change something.
 #
@@ -8,6 +8,7 @@
 #   bench/run.sh --micro  the microbenchmarks only
 #   bench/run.sh --local  the local disk only
 #   bench/run.sh --s3     S3 only
+#   bench/run.sh --wal    archiving, fetching and replaying of WAL only
 #   bench/run.sh --incremental  incremental backups only
 #   bench/run.sh --manyfiles    clusters of very many files only
 #
@@ -26,8 +27,10 @@ cd "$root"
 . bench/cluster.sh
 # shellcheck source=bench/tools.sh
 . bench/tools.sh
-# shellcheck source=bench/wal.sh
-. bench/wal.sh
+# shellcheck source=bench/waltools.sh
+. bench/waltools.sh
+# shellcheck source=bench/walround.sh
+. bench/walround.sh
 # shellcheck source=bench/s3.sh
 . bench/s3.sh
 # shellcheck source=bench/incremental.sh
@@ -44,12 +47,13 @@ microbenchmarks() {
 # measured TOOL OPERATION COMMAND...: one measurement, one line in the table of raw results. measure says by that line, not by its
 # exit status, how the command ended.
 measured() {
-	local tool=$1 operation=$2 before served watch=()
+	local tool=$1 operation=$2 before served redone='' watch=()
 	shift 2
 	before=$(stored_bytes) # now: WAL may have come since the last measurement
 	sync
 	rm -f "$base/row"
 	if [ -n "$apart" ]; then watch=(-server "$(sed -n 1p "$data/postmaster.pid")"); fi
+	if [ -n "${daemons[agent]:-}" ]; then watch+=(-daemon "$(<"$base/agent.pid")"); fi
 	if [ "$store" = s3 ]; then served=$(server_counts); fi
 	as_server "$base/bin/measure" -row "$base/row" "${watch[@]}" -- "$@" >"$base/command.log" 2>&1 || true
 	if [ "$(cut -f 1 "$base/row" 2>/dev/null)" != 0 ]; then
@@ -57,9 +61,10 @@ measured() {
 		tail -n 20 "$base/server.log" >&2
 		die "$tool, $operation: the command failed"
 	fi
+	if [ -n "$replaying" ]; then redone=$(replayed) && [ -n "$redone" ] || die "$tool, $operation: the server's log does not say when redo began and ended"; fi
 	if [ "$store" = s3 ]; then served=$(counted "$served" "$(server_counts)"); else served=$'-\t-'; fi
 	stored=$(stored_bytes)
-	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(cut -f 2-6 "$base/row")" "$stored" $((stored - before)) "$served" "$(further)" |
+	printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$round" "$tool" "$operation" "$(awk -F '\t' -v OFS='\t' -v wall="$redone" '{ print wall == "" ? $2 : wall, $3, $4, $5, $6 }' "$base/row")" "$stored" $((stored - before)) "$served" "$(further)" |
 		tee -a "$raw" | awk -F '\t' '{ printf "bench: round %s: %s, %s: %.2f s\n", $1, $2, $3, $4 }' >&2
 }
 
@@ -146,7 +151,6 @@ s3_rounds() {
 	store_s3 "$minio_port"
 	for round in $(seq "$runs"); do
 		for tool in $(chosen "${s3_tools[@]}"); do tool_round "$tool"; done
-		for tool in $(chosen "${wal_tools[@]}"); do wal_round "$tool"; done
 		if [ -n "$(chosen pgbak)" ]; then
 			latency_round 0 no_latency
 			latency_round 50ms 50_ms
@@ -156,16 +160,15 @@ s3_rounds() {
 }
 
 finish() {
-	local status=$? cluster
+	local status=$? cluster daemon
 	trap - EXIT INT TERM
-	for cluster in "$base"/data* "$copy" "$changing" "$many"; do data=$cluster server_stop || true; done
-	daemon_stop proxy
-	daemon_stop minio
+	for cluster in "$base"/data* "$copy" "$base_copy" "$archiver" "$changing" "$many"; do data=$cluster server_stop || true; done
+	for daemon in agent proxy minio; do daemon_stop "$daemon"; done
 	rm -rf "$base/repository" "$restored" "$copy" "$changing" "$many" "$archiver" "$minio_dir"
 	exit "$status"
 }
 
-# part_local, part_s3, part_incremental and part_manyfiles measure, and print what belongs into the report.
+# part_local, part_s3, part_wal, part_incremental and part_manyfiles measure, and print what belongs into the report.
 part_local() {
 	cluster_serve
 	tables_of local "$(cluster_bytes)" local_rounds >&2
@@ -178,8 +181,6 @@ part_local() {
 part_s3() {
 	find_minio
 	minio_make
-	cluster_make
-	wal_make
 	cluster_serve
 	tables_of s3 "$(cluster_bytes)" s3_rounds >&2
 	server_stop
@@ -198,14 +199,14 @@ cluster_serve() {
 }
 
 main() {
-	local part parts=(local s3 incremental manyfiles)
+	local part parts=(local s3 wal incremental manyfiles)
 	find_postgres
 	make_base
 	case "${1:-}" in
 	--micro) microbenchmarks; return ;;
-	--local | --s3 | --incremental | --manyfiles) parts=("${1#--}") ;;
+	--local | --s3 | --wal | --incremental | --manyfiles) parts=("${1#--}") ;;
 	"") microbenchmarks ;;
-	*) die "unknown argument $1 (known: --micro, --local, --s3, --incremental, --manyfiles)" ;;
+	*) die "unknown argument $1 (known: --micro, --local, --s3, --wal, --incremental, --manyfiles)" ;;
 	esac
 	tools_build
 	tools_find_pgbackrest

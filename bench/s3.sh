@@ -103,6 +103,7 @@ counted() {
 # store_s3 PORT: the repositories that are configured from now on are in the bucket, by way of this port.
 store_s3() {
 	store=s3
+	s3_port=$1
 	repository=$minio_dir/data/$bucket
 	pgbak_store=("    url: s3://$bucket/pgbak"
 		"    s3: {endpoint: \"https://localhost:$1\", region: us-east-1, path-style: true, ca-file: $minio_dir/certs/public.crt, credentials: {key-file: $minio_dir/key, secret-file: $minio_dir/secret}}")
@@ -128,6 +129,5 @@ latency_round() {
 
 s3_notes() {
 	printf -- '- %s\n' "S3: MinIO $(go version -m "$minio" | awk '$1 == "mod" { print $3 }'), TLS, one process on the same machine and file system. Its CPU time is in no tool's figures but takes from the same cores" \
-		"requests are those that MinIO counted during the operation, those of archive_command included; repository sizes are those of MinIO's files" \
-		"archive-push and archive-get: $segments segments of 16 MiB, one process after the other, as the server calls them. pgbackrest async pushes and fetches ahead with $cores processes (archive-async=y); pgbak has no such mode in this version"
+		"requests are those that MinIO counted during the operation, those of archive_command included; repository sizes are those of MinIO's files"
 }

@@ -1,13 +1,16 @@
 # shellcheck shell=bash
 # Sourced by run.sh and profile.sh: where things are, and what the environment may change.
 #
-#   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 16 GB)
+#   PGBAK_BENCH_DIR  where the cluster, the repositories and the restored clusters go (default /var/tmp/pgbak-bench; 16 GB, with WAL 26)
 #   PG_BIN           the programs of the PostgreSQL to use (default: the newest from 13 to 18 of the distribution)
 #   PGBACKREST       the pgBackRest to compare with (default: the one in PATH, or else the distribution's package is installed)
 #   MINIO            MinIO's server, for S3 (default: that of scripts/install-s3.sh, which compiles it once)
 #   RUNS             how often everything is measured (default 3)
 #   SCALE            size of the cluster, 100 (the default) is about 3 GB
-#   SEGMENTS         WAL segments of 16 MiB that are archived one by one on S3 (default 64)
+#   SEGMENTS         WAL segments of 16 MiB that are pushed, fetched and replayed (default 256)
+#   FAR_SEGMENTS     the same by way of a longer distance (default a fifth of SEGMENTS)
+#   LATENCIES        ms that a round trip to S3 takes longer, for WAL (default "0 20 100"; "" leaves S3 out)
+#   REPLAY           no leaves out what PostgreSQL replays
 #   MAJORS           PostgreSQL majors of the incremental backups (default "15 17"; one that is not installed is left out)
 #   UPDATES          rows that are updated before each incremental backup (default 20000)
 #   INCREMENTALS     incremental backups in a row, each after as many updates (default 3)
@@ -26,7 +29,10 @@ data=$base/data
 sockets=$base
 runs=${RUNS:-3}
 scale=${SCALE:-100}
-segments=${SEGMENTS:-64}
+segments=${SEGMENTS:-256}
+far_segments=${FAR_SEGMENTS:-$(((segments + 4) / 5))}
+latencies=${LATENCIES-0 20 100}
+replay=${REPLAY:-yes}
 majors=${MAJORS:-15 17}
 updates=${UPDATES:-20000}
 incrementals=${INCREMENTALS:-3}

@@ -1,11 +1,10 @@
 # shellcheck shell=bash
 # Sourced by run.sh: the tools that are compared, each as a function TOOL_prepare, which makes an empty repository ready and sets the
 # commands backup (a full one), incremental, restore, push and get, and a function TOOL_prove, which judges the first restore.
-# shellcheck disable=SC2034 # the commands are run by run.sh, wal.sh, incremental.sh and manyfiles.sh
+# shellcheck disable=SC2034 # the commands are run by run.sh, walround.sh, incremental.sh and manyfiles.sh
 
 local_tools=(pgbak pgbak_encrypted pgbak_s2 pgbackrest_recommended pgbackrest_default)
 s3_tools=(pgbak pgbak_encrypted pgbackrest_recommended)
-wal_tools=(pgbak pgbak_encrypted pgbackrest_recommended pgbackrest_async)
 restored=$base/restored
 
 # chosen TOOL...: those of them that TOOLS names, or all.
@@ -32,6 +31,7 @@ tools_build() {
 	go build -o "$base/bin/report" ./bench/report
 	go build -o "$base/bin/proxy" ./bench/proxy
 	go build -o "$base/bin/changed" ./bench/changed
+	go build -o "$base/bin/compress" ./bench/compress
 	install -m 0755 bench/archiver.sh "$base/bin/archiver"
 }
 
@@ -54,11 +54,13 @@ archive_with() {
 # quietly COMMAND...: as the server's user; its output is shown if it fails.
 quietly() { as_server "$@" >"$base/command.log" 2>&1 || { cat "$base/command.log" >&2; die "failed: $*"; }; }
 
-# pgbak_with COMPRESSION [MORE]: a configuration with this compression, and MORE in the repository's entry.
+# pgbak_with COMPRESSION [MORE]: a configuration with this compression, and MORE in the repository's entry. The lines of pgbak_sections
+# follow at its end.
+pgbak_sections=()
 pgbak_with() {
 	printf '%s\n' "repositories:" "  - name: bench" "${pgbak_store[@]}" "    compression: $1" "${@:2}" \
 		"stanzas:" "  - name: main" "    pgdata: $data" \
-		"    connection: \"host=$sockets user=postgres dbname=postgres\"" >"$base/pgbak.yaml"
+		"    connection: \"host=$sockets user=postgres dbname=postgres\"" "${pgbak_sections[@]}" >"$base/pgbak.yaml"
 	local pgbak=("$base/bin/pgbak" --config "$base/pgbak.yaml" --log-level warn)
 	quietly "${pgbak[@]}" init
 	archive_with "${pgbak[@]}" archive-push
@@ -83,13 +85,15 @@ pgbak_s2_prove() { pgbak_prove; }
 pgbak_encrypted_prove() { pgbak_prove; }
 
 # pgbackrest_with SETTING...: a configuration with these settings besides what every one needs. Without an explicit retention it would warn.
+# pgbackrest_offline may hold the option that lets it do without a server.
+pgbackrest_offline=()
 pgbackrest_with() {
 	printf '%s\n' '[global]' "${pgbackrest_store[@]}" repo1-retention-full=9 "lock-path=$base/lock" "spool-path=$base/spool" \
 		log-level-console=warn log-level-file=off start-fast=y "$@" \
 		'[main]' "pg1-path=$data" "pg1-socket-path=$sockets" pg1-user=postgres >"$base/pgbackrest.conf"
 	as_server mkdir -p "$repository" "$restored"
 	local command=("$pgbackrest" --config="$base/pgbackrest.conf" --stanza=main)
-	quietly "${command[@]}" stanza-create
+	quietly "${command[@]}" stanza-create "${pgbackrest_offline[@]}"
 	archive_with "${command[@]}" archive-push
 	backup=("${command[@]}" backup --type=full)
 	incremental=("${command[@]}" backup --type=incr)
@@ -111,7 +115,6 @@ pgbackrest_recommended_prepare() {
 	if block_incremental; then settings+=(repo1-block=y); fi
 	pgbackrest_with "${settings[@]}" "$@"
 }
-pgbackrest_async_prepare() { pgbackrest_recommended_prepare archive-async=y; }
 
 # pgBackRest writes no backup_manifest that pg_verifybackup could read: only that it came to its end is seen here.
 pgbackrest_recommended_prove() { [ -f "$restored/global/pg_control" ] || die "pgBackRest restored no pg_control"; }

@@ -21,6 +21,7 @@
 //	bucket_test.go     a repository in a bucket, behind a proxy that counts and breaks
 //	s3fault_test.go    every request to S3 fails once; a server that stays away
 //	s3requests_test.go what commands may ask of S3
+//	walchaos_*_test.go WAL through bad days: failovers, kills, cuts, outages; the archive compared with the truth
 //	transient_test.go  the main job on a storage that fails now and then
 //	operation_test.go  every storage operation fails once, or loses its answer
 //	law_test.go        what must hold of the repository after every fault
@@ -30,6 +31,7 @@
 //	receive_kill_test.go  SIGKILL of archive-receive; a promotion that only it knows of
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
 //	standby_test.go    backups from a standby
+//	failover_test.go   promotions, split brain, a former primary, archive_mode = always
 //	space_test.go      full disks
 //	refusal_test.go    what must be refused, and what the refusal says
 //

@@ -20,6 +20,18 @@ type Catalog struct {
 	Backups    []BackupInfo               // in the order of their labels
 	WAL        []WALRange                 // by identity, timeline, segment
 	Histories  map[int][]postgres.History // by identity number
+	// DamagedHistories are there and cannot be read: who relies on a timeline must
+	// look whether it is one of them.
+	DamagedHistories []DamagedHistory
+	Events           []WALEvent // of all identities
+	DamagedEvents    error      // those that cannot be read; nil if there is none
+}
+
+// DamagedHistory is a timeline history file that cannot be read.
+type DamagedHistory struct {
+	Identity int
+	Timeline postgres.Timeline
+	Err      error // an ErrDamaged
 }
 
 // BackupInfo is one backup as the catalogue sees it.
@@ -51,21 +63,29 @@ const catalogReads = 16
 // archived ahead of them. All else is asked for at once.
 func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	c := &Catalog{Stanza: s.name, Identities: s.identities, Histories: map[int][]postgres.History{}}
-	manifests, err := s.manifests(ctx)
+	manifests, marks, events, err := s.manifestsAndMarks(ctx)
 	if err != nil {
 		return nil, err
 	}
 	ranges, histories := make([][]WALRange, len(s.identities)), make([][]postgres.History, len(s.identities))
+	damage := make([][]DamagedHistory, len(s.identities))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		c.Backups, err = s.backups(ctx, manifests)
 		return err
 	})
+	group.Go(func() (err error) {
+		if c.Events, err = s.readEvents(ctx, events); errors.Is(err, ErrDamaged) {
+			c.DamagedEvents, err = err, nil
+		}
+		return err
+	})
 	group.Go(func() error { return s.repo.checkIdentities(ctx, s.name) })
 	group.Go(func() error {
 		return readEach(ctx, len(s.identities), catalogReads, func(ctx context.Context, i int) (err error) {
-			if ranges[i], err = s.WALRanges(ctx, s.identities[i]); err == nil {
-				histories[i], err = s.histories(ctx, s.identities[i])
+			id := s.identities[i]
+			if ranges[i], err = s.rangesWith(ctx, id, marks[id.Number].effective()); err == nil {
+				histories[i], damage[i], err = s.histories(ctx, id)
 			}
 			return err
 		})
@@ -76,25 +96,58 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	for i, id := range s.identities {
 		c.WAL = append(c.WAL, ranges[i]...)
 		c.Histories[id.Number] = histories[i]
+		c.DamagedHistories = append(c.DamagedHistories, damage[i]...)
 	}
 	return c, nil
 }
 
-// histories reads all history files of an identity, by timeline.
-func (s *Stanza) histories(ctx context.Context, id Identity) ([]postgres.History, error) {
+// manifestsAndMarks asks for both at once. Marks are listed before the WAL: one that
+// is put meanwhile saves nothing yet.
+func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo, marks map[int]markSet, events []string, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		manifests, err = s.manifests(ctx)
+		return err
+	})
+	group.Go(func() (err error) {
+		marks, events, err = s.walMarks(ctx)
+		return err
+	})
+	err = group.Wait()
+	return manifests, marks, events, err
+}
+
+// histories reads all history files of an identity, by timeline. One that is
+// damaged keeps nobody from the others.
+func (s *Stanza) histories(ctx context.Context, id Identity) ([]postgres.History, []DamagedHistory, error) {
 	var files []postgres.WALFile
-	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number)) {
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number), "") {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		files = append(files, f)
 	}
-	out := make([]postgres.History, len(files))
+	all, broken := make([]postgres.History, len(files)), make([]error, len(files))
 	err := readEach(ctx, len(files), catalogReads, func(ctx context.Context, i int) (err error) {
-		out[i], err = s.History(ctx, id, files[i].Timeline)
+		all[i], err = s.History(ctx, id, files[i].Timeline)
+		if errors.Is(err, ErrDamaged) {
+			broken[i], err = err, nil
+		}
 		return err
 	})
-	return out, err
+	if err != nil {
+		return nil, nil, err
+	}
+	var sound []postgres.History
+	var damage []DamagedHistory
+	for i, f := range files {
+		if broken[i] != nil {
+			damage = append(damage, DamagedHistory{id.Number, f.Timeline, broken[i]})
+			continue
+		}
+		sound = append(sound, all[i])
+	}
+	return sound, damage, nil
 }
 
 // manifests lists what stands under the labels of the stanza, in their order,

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pgbak/pgbak/repo/codec"
+	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
@@ -38,5 +39,40 @@ func TestTheConfiguredCompressionIsTheOneUsed(t *testing.T) {
 		if _, err := ParseCompression(text); err == nil {
 			t.Errorf("compression %q is accepted", text)
 		}
+	}
+}
+
+func TestWALMayBeCompressedOtherwiseThanFrames(t *testing.T) {
+	for _, c := range []struct {
+		frames, wal string
+		want        Compression
+	}{
+		{"zstd:9", "s2", Compression{codec: codec.Zstd, level: 9, walCodec: codec.S2, set: true}},
+		{"none", "zstd", Compression{codec: codec.None, walCodec: codec.Zstd, walLevel: defaultWALLevel, set: true}},
+		{"", "none", Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walCodec: codec.None, set: true}},
+		{"s2", "zstd:7", Compression{codec: codec.S2, walCodec: codec.Zstd, walLevel: 7, set: true}},
+	} {
+		frames, err := ParseCompression(c.frames)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wal, err := ParseCompression(c.wal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := frames.WithWAL(wal)
+		if got != c.want {
+			t.Errorf("%q with %q for WAL: %+v, want %+v", c.frames, c.wal, got, c.want)
+		}
+		source := storage.Bytes(bytes.Repeat([]byte("the same words again and again. "), 4096))
+		content := NewWALContent(source)
+		defer content.Close()
+		made, err := content.compressed(context.Background(), got)
+		if err != nil || len(made) != 1 || made[0].codec != c.want.walCodec {
+			t.Errorf("%q with %q for WAL: frames %+v, %v", c.frames, c.wal, made, err)
+		}
+	}
+	if got := (Compression{}).WithWAL(Compression{}); got != defaultCompression() {
+		t.Errorf("two defaults are %+v", got)
 	}
 }

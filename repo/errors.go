@@ -51,3 +51,24 @@ func damaged(key, what string, err error) error { return &DamagedError{Key: key,
 func damagedf(key, what, format string, args ...any) error {
 	return &DamagedError{Key: key, What: what, Err: fmt.Errorf(format, args...)}
 }
+
+// WALConflictError says that a WAL file was pushed under a name that other
+// content has in the archive, which stays. It is an ErrWALConflict.
+type WALConflictError struct {
+	File     string // its name
+	Object   string // what is archived under it
+	Location string // of the repository
+	// Archived and Pushed are the content ids of both.
+	Archived, Pushed ContentID
+	// ArchivedSize and PushedSize are the bytes of both.
+	ArchivedSize, PushedSize int64
+}
+
+// Error names both sides.
+func (e *WALConflictError) Error() string {
+	return fmt.Sprintf("WAL file %s: %v: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
+		e.File, ErrWALConflict, e.Object, e.Location, e.ArchivedSize, e.Archived.short(), e.PushedSize, e.Pushed.short())
+}
+
+// Is makes errors.Is(err, ErrWALConflict) true.
+func (e *WALConflictError) Is(target error) bool { return target == ErrWALConflict }

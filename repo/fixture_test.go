@@ -308,7 +308,7 @@ func (b *fixtureWriter) add(f fixtureFile) error {
 // walNames lists the WAL of a stanza by file name.
 func walNames(ctx context.Context, s *Stanza, id Identity) ([]string, error) {
 	var names []string
-	for f, err := range s.listWAL(ctx, id, walPrefix(s.name, id.Number)) {
+	for f, err := range s.listWAL(ctx, id, walPrefix(s.name, id.Number), "") {
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,7 @@ package repo
 
 import (
 	"fmt"
-	"regexp"
+	"strings"
 	"time"
 )
 
@@ -33,14 +33,29 @@ type Label string
 
 const labelTime = "20060102-150405"
 
-var labelForm = regexp.MustCompile(`^\d{8}-\d{6}[FDI]$`)
-
 // ParseLabel refuses what is no label; a label is safe as part of a key.
 func ParseLabel(s string) (Label, error) {
-	if !labelForm.MatchString(s) {
+	if !isLabel(s) {
 		return "", fmt.Errorf("%q is not a backup label (want something like 20261120-123456F; 'pgbak info' lists them)", s)
 	}
 	return Label(s), nil
+}
+
+// isLabel compares the form only: a label need not be a time that there was.
+func isLabel(s string) bool {
+	if len(s) != len(labelTime)+1 || !strings.ContainsRune("FDI", rune(s[len(labelTime)])) {
+		return false
+	}
+	for i := range labelTime {
+		if i == len("20060102") {
+			if s[i] != '-' {
+				return false
+			}
+		} else if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // newLabel makes a label from now that is later than every label in taken,

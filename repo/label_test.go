@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -184,5 +186,26 @@ func TestCommitDoesNotReplaceWhatHasItsLabel(t *testing.T) {
 				t.Errorf("error %v, want %v", err, test.want)
 			}
 		})
+	}
+}
+
+// TestNamesAreThoseOfTheirForm compares with the regular expressions that say the form.
+func TestNamesAreThoseOfTheirForm(t *testing.T) {
+	stanza := regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9_-])?$`)
+	label := regexp.MustCompile(`^\d{8}-\d{6}[FDI]$`)
+	long := strings.Repeat("a", 63)
+	names := []string{"", "a", long, long + "a", "a\n", "\na", "é", "a\xff", "20261120-123456F\n", "20261120-123456F", "20261120+123456F", "2026112é-12345F", "99999999-999999I"}
+	for c := range 256 {
+		one := string([]byte{byte(c)})
+		names = append(names, one, "a"+one, one+"a", "a"+one+"a", long[:62]+one,
+			"2026112"+one+"-123456F", "20261120"+one+"123456F", "20261120-12345"+one+"F", "20261120-123456"+one, one+"0261120-123456D")
+	}
+	for _, name := range names {
+		if got, want := CheckStanzaName(name) == nil, stanza.MatchString(name); got != want {
+			t.Errorf("%q as the name of a stanza: %v, want %v", name, got, want)
+		}
+		if _, err := ParseLabel(name); (err == nil) != label.MatchString(name) {
+			t.Errorf("%q as a label: %v", name, err)
+		}
 	}
 }

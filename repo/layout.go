@@ -2,7 +2,6 @@ package repo
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -63,6 +62,17 @@ func eventsPrefix(stanza string, identity int) string {
 	return fmt.Sprintf("%s%08d/", stanzaEventsPrefix(stanza), identity)
 }
 
+func stanzaMarksPrefix(stanza string) string { return ledgerPrefix(stanza) + "marks/" }
+
+func marksPrefix(stanza string, identity int) string {
+	return fmt.Sprintf("%s%08d/", stanzaMarksPrefix(stanza), identity)
+}
+
+// markKey says which logs of a timeline are complete.
+func markKey(stanza string, identity int, tli postgres.Timeline, first, last uint64) string {
+	return fmt.Sprintf("%s%s/%08X-%08X", marksPrefix(stanza, identity), tli, first, last)
+}
+
 func historyPrefix(stanza string, identity int) string {
 	return walPrefix(stanza, identity) + "history/"
 }
@@ -82,12 +92,24 @@ func walKey(stanza string, id Identity, f postgres.WALFile) string {
 	return timelinePrefix(stanza, id.Number, f.Timeline) + name[8:16] + "/" + name
 }
 
-var stanzaName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+// maxStanzaName bounds a stanza's name, in bytes.
+const maxStanzaName = 63
 
 // CheckStanzaName refuses names that could not be a directory on every store.
 func CheckStanzaName(name string) error {
-	if !stanzaName.MatchString(name) || strings.HasSuffix(name, ".") {
+	if !isStanzaName(name) {
 		return fmt.Errorf("stanza name %q is not allowed: use letters, digits, '.', '_' and '-', at most 63, beginning with a letter or digit", name)
 	}
 	return nil
+}
+
+// isStanzaName is written out: compiling a regular expression at every start of
+// archive-push costs as much as opening a repository.
+func isStanzaName(name string) bool {
+	if name == "" || len(name) > maxStanzaName || strings.ContainsRune("._-", rune(name[0])) || strings.HasSuffix(name, ".") {
+		return false
+	}
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	})
 }

@@ -32,8 +32,9 @@ type Options struct {
 // Compression is how new frames and WAL are compressed; what is read says
 // itself how it was written. The zero value is the default, ParseCompression("").
 type Compression struct {
-	codec    codec.ID
-	level    int // of frames
+	codec    codec.ID // of frames
+	level    int
+	walCodec codec.ID
 	walLevel int
 	set      bool
 }
@@ -44,7 +45,7 @@ type Compression struct {
 const defaultWALLevel = 3
 
 func defaultCompression() Compression {
-	return Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walLevel: defaultWALLevel, set: true}
+	return Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walCodec: codec.Zstd, walLevel: defaultWALLevel, set: true}
 }
 
 // forFrames is what matters of the setting for frames: two that differ in WAL
@@ -55,7 +56,15 @@ func (c Compression) forFrames() Compression {
 
 // forWAL is what matters of the setting for WAL.
 func (c Compression) forWAL() Compression {
-	return Compression{codec: c.codec, walLevel: c.walLevel, set: true}
+	return Compression{walCodec: c.walCodec, walLevel: c.walLevel, set: true}
+}
+
+// WithWAL is c for frames and other for WAL.
+func (c Compression) WithWAL(other Compression) Compression {
+	c = Options{Compression: c}.withDefaults().Compression
+	w := Options{Compression: other}.withDefaults().Compression.forWAL()
+	c.walCodec, c.walLevel = w.walCodec, w.walLevel
+	return c
 }
 
 // ParseCompression reads the configuration's "zstd", "zstd:LEVEL", "s2" or "none".
@@ -69,11 +78,11 @@ func ParseCompression(s string) (Compression, error) {
 		if _, err := fmt.Sscanf(level, "%d", &n); err != nil || fmt.Sprint(n) != level || n < 1 || n > 19 {
 			return Compression{}, fmt.Errorf("compression %q: the level must be a number from 1 to 19", s)
 		}
-		return Compression{codec: codec.Zstd, level: n, walLevel: n, set: true}, nil
+		return Compression{codec: codec.Zstd, level: n, walCodec: codec.Zstd, walLevel: n, set: true}, nil
 	case name == "s2" && !hasLevel:
-		return Compression{codec: codec.S2, set: true}, nil
+		return Compression{codec: codec.S2, walCodec: codec.S2, set: true}, nil
 	case name == "none" && !hasLevel:
-		return Compression{codec: codec.None, set: true}, nil
+		return Compression{codec: codec.None, walCodec: codec.None, set: true}, nil
 	}
 	return Compression{}, fmt.Errorf("compression %q is unknown: use zstd, zstd:LEVEL, s2 or none", s)
 }

@@ -239,8 +239,8 @@ func TestCatalogueIsReadAtOnceAndInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Lists of tombs and manifests; then 40 headers in three times 16, beside which WAL, histories and their contents.
-	checkRequests(t, st, "1 list backups, 1 list stanzas, 1 list tombs, 2 get wal, 4 list wal, 40 get backups", 1+3, func(far storage.Store) {
+	// Lists of tombs, manifests and marks; then 40 headers in three times 16, beside which WAL, histories and their contents.
+	checkRequests(t, st, "1 list backups, 1 list ledger, 1 list stanzas, 1 list tombs, 2 get wal, 4 list wal, 40 get backups", 1+3, func(far storage.Store) {
 		r := *s.repo
 		r.store = far
 		on := *s

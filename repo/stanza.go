@@ -113,7 +113,7 @@ func (r *Repository) refuseLost(ctx context.Context, name string) error {
 	if err := r.checkIdentities(ctx, name); err != nil {
 		return err
 	}
-	return r.refuseRemainsOf(ctx, name, 1, backupsPrefix(name), stanzaWALPrefix(name))
+	return r.refuseRemainsOf(ctx, name, 1, backupsPrefix(name), stanzaWALPrefix(name), ledgerPrefix(name))
 }
 
 // refuseRemainsOf is an error when something is there that only an identity of
@@ -235,10 +235,11 @@ func (s *Stanza) AddIdentity(ctx context.Context, id Identity) (Identity, error)
 	if err := s.repo.checkIdentities(ctx, s.name); err != nil {
 		return Identity{}, err
 	}
-	if err := s.repo.refuseRemainsOf(ctx, s.name, s.Current().Number+1, walPrefix(s.name, s.Current().Number+1)); err != nil {
+	next := s.Current().Number + 1
+	if err := s.repo.refuseRemainsOf(ctx, s.name, next, walPrefix(s.name, next), marksPrefix(s.name, next)); err != nil {
 		return Identity{}, err
 	}
-	id.Number, id.Created = s.Current().Number+1, s.repo.o.Clock().UTC().Truncate(time.Second)
+	id.Number, id.Created = next, s.repo.o.Clock().UTC().Truncate(time.Second)
 	key := identityKey(s.name, id.Number)
 	err := putDocument(ctx, s.repo.store, key, identityFormat, id, storage.PutOptions{IfAbsent: true})
 	if errors.Is(err, storage.ErrExist) {

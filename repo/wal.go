@@ -27,6 +27,9 @@ type WALPut struct {
 	Outcome    WALOutcome
 	RawSize    int64 // bytes of the file
 	StoredSize int64 // bytes of the object; 0 when it was there
+	// MarkErr is why the WAL before it could not be marked as complete, when it
+	// was time for that. It is no error of the file, which is stored.
+	MarkErr error
 }
 
 // PutWAL archives a WAL file: durable on return, never over something else.
@@ -34,7 +37,8 @@ type WALPut struct {
 // WALAlreadyThere, once what is there was read back whole; different is
 // ErrWALConflict; and nothing is changed. Otherwise one Put is all that it asks
 // of the store. A summary of c is stored in the same object, and is no part of
-// what is compared.
+// what is compared. After one segment in each 4 GiB of WAL the 4 GiB before it are
+// marked if they are complete, which is a List and a Put more.
 func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c *WALContent) (WALPut, error) {
 	put := WALPut{RawSize: c.Size()}
 	name := f.Name(id.SegmentSize)
@@ -68,6 +72,7 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c 
 		return put, fmt.Errorf("archive WAL file %s: %w", name, err)
 	}
 	put.StoredSize = object.Size()
+	put.MarkErr = s.markAfter(ctx, id, f)
 	return put, nil
 }
 
@@ -162,8 +167,7 @@ func (s *Stanza) compareWAL(ctx context.Context, key, name string, content Conte
 	if h.id == content && h.size == size {
 		return nil
 	}
-	return hint.Wrap(fmt.Errorf("WAL file %s: %w: object %s in %s has %d bytes with content id %s, the file has %d bytes with %s",
-		name, ErrWALConflict, key, s.repo.location(), h.size, h.id.short(), size, content.short()),
+	return hint.Wrap(&WALConflictError{File: name, Object: key, Location: s.repo.location(), Archived: h.id, Pushed: content, ArchivedSize: h.size, PushedSize: size},
 		"two clusters may be archiving to stanza %s, or this one was rewound: compare 'SELECT system_identifier FROM pg_control_system()' and the timelines of all of them; nothing was overwritten.", s.name)
 }
 
@@ -217,14 +221,36 @@ func (s *Stanza) StillThere(ctx context.Context) error {
 	return nil
 }
 
-// ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
-func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
-	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli))
+// HistoryTimelines gives the timelines of an identity that have a history file, lowest first.
+func (s *Stanza) HistoryTimelines(ctx context.Context, id Identity) ([]postgres.Timeline, error) {
+	var out []postgres.Timeline
+	for f, err := range s.listWAL(ctx, id, historyPrefix(s.name, id.Number), "") {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f.Timeline)
+	}
+	return out, nil
 }
 
-func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.Seq2[postgres.WALFile, error] {
+// ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
+func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
+	return s.ListWALFrom(ctx, id, tli, 0)
+}
+
+// ListWALFrom is ListWAL from a segment on.
+func (s *Stanza) ListWALFrom(ctx context.Context, id Identity, tli postgres.Timeline, first uint64) iter.Seq2[postgres.WALFile, error] {
+	after := ""
+	if first > 0 {
+		// Behind all that begins with the name of the segment before.
+		after = walKey(s.name, id, postgres.WALFile{Timeline: tli, Segment: first - 1}) + ".~"
+	}
+	return s.listWAL(ctx, id, timelinePrefix(s.name, id.Number, tli), after)
+}
+
+func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
-		for obj, err := range s.repo.store.List(ctx, prefix, "") {
+		for obj, err := range s.repo.store.List(ctx, prefix, after) {
 			if err != nil {
 				yield(postgres.WALFile{}, fmt.Errorf("list WAL under %s: %w", prefix, err))
 				return
@@ -238,26 +264,6 @@ func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix string) iter.S
 			}
 		}
 	}
-}
-
-// WALRanges gives the runs of segments of an identity. It lists every segment
-// but keeps only the runs.
-func (s *Stanza) WALRanges(ctx context.Context, id Identity) ([]WALRange, error) {
-	var out []WALRange
-	for f, err := range s.listWAL(ctx, id, walPrefix(s.name, id.Number)) {
-		if err != nil {
-			return nil, err
-		}
-		if f.Kind != postgres.WALSegment {
-			continue
-		}
-		if n := len(out) - 1; n >= 0 && out[n].Timeline == f.Timeline && out[n].Last+1 == f.Segment {
-			out[n].Last = f.Segment
-			continue
-		}
-		out = append(out, WALRange{Identity: id.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
-	}
-	return out, nil
 }
 
 // maxHistory bounds a timeline history file: one line per promotion.

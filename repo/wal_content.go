@@ -37,6 +37,10 @@ type WALContent struct {
 	// Processes is how many frames are compressed at the same time, for all
 	// settings together; 0 is runtime.GOMAXPROCS. To be set before the first use.
 	Processes int
+	// Buffer, if it is large enough, is what the content is read into. It belongs
+	// to the content until Close has returned: who pushes many files saves the
+	// kernel from clearing as much memory for each. To be set before the first use.
+	Buffer []byte
 
 	src  storage.Source
 	hold int64                  // bytes: maxHeldWAL
@@ -62,21 +66,32 @@ const walHeadSize = 64 << 10
 // error then.
 func NewWALContent(src storage.Source) *WALContent {
 	c := &WALContent{src: src, hold: maxHeldWAL, settings: map[Compression]*walFrames{}, plainIDs: map[string]func() (ContentID, error){}}
-	c.held = sync.OnceValues(func() ([]byte, error) { return readStart(src, src.Size()) })
-	c.head = sync.OnceValues(func() ([]byte, error) { return readStart(src, min(walHeadSize, src.Size())) })
+	c.held = sync.OnceValues(func() ([]byte, error) { return readStart(src, c.room(src.Size())) })
+	c.head = sync.OnceValues(func() ([]byte, error) { return readStart(src, make([]byte, min(walHeadSize, src.Size()))) })
 	// Close is what ends the work, not a request: several share it.
 	c.stopped, c.stop = context.WithCancel(context.Background())
 	return c
 }
 
-// readStart reads the first n bytes, and of all bytes makes sure that they are all.
-func readStart(src storage.Source, n int64) ([]byte, error) {
+// NewWALBuffer makes a Buffer for files of n bytes.
+func NewWALBuffer(n int64) []byte { return newLargeBuffer(n) }
+
+// room is where n bytes are read into.
+func (c *WALContent) room(n int64) []byte {
+	if int64(cap(c.Buffer)) >= n {
+		return c.Buffer[:n:n]
+	}
+	return newLargeBuffer(n)
+}
+
+// readStart fills b with the first bytes, and of all bytes makes sure that they are all.
+func readStart(src storage.Source, b []byte) ([]byte, error) {
 	in, err := src.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	b := newLargeBuffer(n)
+	n := int64(len(b))
 	if got, err := io.ReadFull(in, b); err != nil {
 		return nil, fmt.Errorf("it ends after %d of %d bytes: %w", got, src.Size(), err)
 	}
@@ -231,8 +246,8 @@ type walCompressor struct {
 }
 
 func newWALCompressor(comp Compression) (*walCompressor, error) {
-	enc, err := codec.NewEncoder(comp.codec, comp.walLevel)
-	return &walCompressor{codec: comp.codec, enc: enc}, err
+	enc, err := codec.NewEncoder(comp.walCodec, comp.walLevel)
+	return &walCompressor{codec: comp.walCodec, enc: enc}, err
 }
 
 // frame compresses plain; what it gives holds until the next call. What does not

@@ -45,7 +45,7 @@ type WALEvent struct {
 	Identity int               `json:"identity"` // filled in by RecordWALEvent
 	Timeline postgres.Timeline `json:"timeline,omitempty"`
 	// First and Last are names of WAL files: a range of segments of one timeline,
-	// or the same file twice.
+	// or the same file, of whatever kind, twice.
 	First string `json:"first,omitempty"`
 	Last  string `json:"last,omitempty"`
 	// Archived and Refused are content ids, in hexadecimal, of what is archived
@@ -110,7 +110,7 @@ func (e WALEvent) check(id Identity) error {
 		if err != nil && e.Kind != WALForeign {
 			return fmt.Errorf("WAL event %s: %w", e.Kind, err)
 		}
-		if isRange := e.Kind == WALDropped || e.Kind == WALNotReceived || e.Kind == WALGapAcknowledged; isRange && f.Kind != postgres.WALSegment {
+		if isRange := e.Kind == WALDropped || e.Kind == WALNotReceived || e.First != e.Last; isRange && e.Kind != WALForeign && f.Kind != postgres.WALSegment {
 			return fmt.Errorf("WAL event %s: %s is no segment", e.Kind, name)
 		}
 	}
@@ -168,6 +168,10 @@ func (s *Stanza) WALEvents(ctx context.Context) ([]WALEvent, error) {
 		}
 		keys = append(keys, obj.Key)
 	}
+	return s.readEvents(ctx, keys)
+}
+
+func (s *Stanza) readEvents(ctx context.Context, keys []string) ([]WALEvent, error) {
 	events, broken := make([]WALEvent, len(keys)), make([]error, len(keys))
 	err := readEach(ctx, len(keys), eventReads, func(ctx context.Context, i int) error {
 		data, err := readWhole(ctx, s.repo.store, keys[i], maxEvent)

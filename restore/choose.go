@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -15,6 +16,9 @@ type request struct {
 	set     repo.Label // only this backup; empty: any
 	catalog *repo.Catalog
 	wal     walReader
+	// list gives the segments that are there from one to another in the order of
+	// their names, by a list of each; of timeline 0 the second is the end.
+	list func(ctx context.Context, first, last postgres.WALFile) ([]repo.WALRange, error)
 }
 
 // decision is a backup and the proof that the target can be reached from it.
@@ -65,6 +69,9 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 	if err != nil {
 		return d, err
 	}
+	if err := q.judgeHistories(id, &d); err != nil {
+		return d, err
+	}
 	archive := newWALArchive(q.catalog, id)
 	candidates, err := q.candidates(id, archive, &d)
 	if err != nil {
@@ -83,6 +90,52 @@ func (q *request) decide(ctx context.Context) (decision, error) {
 		d.warn("backup %s holds %d damaged pages, as the cluster did when it was taken", d.Label, d.PageErrorCount)
 	}
 	return d, nil
+}
+
+// decideProven is decide on WAL that was listed. The catalogue can go by marks of
+// what is complete, and recovery takes a segment that is missing in spite of them
+// for the end of WAL.
+func (q *request) decideProven(ctx context.Context, id repo.Identity) (decision, error) {
+	d, err := q.decide(ctx)
+	if err != nil {
+		return d, err
+	}
+	path := d.reach.path
+	listed, err := q.list(ctx, path.file(d.reach.First), path.file(d.needed))
+	if err != nil {
+		return d, err
+	}
+	there := *q.catalog
+	there.WAL = listed
+	if newWALArchive(&there, id).follow(path, d.reach.First).holds(d.needed) {
+		return d, nil
+	}
+	if there.WAL, err = q.list(ctx, postgres.WALFile{Timeline: 1}, postgres.WALFile{}); err != nil {
+		return d, err
+	}
+	q.catalog = &there
+	if d, err = q.decide(ctx); err != nil {
+		return d, err
+	}
+	d.warn("WAL is missing that was marked as complete: something other than pgbak has removed it from the repository; 'pgbak ledger --full' shows what is there")
+	return d, nil
+}
+
+// judgeHistories refuses to look for the newest timeline among histories of which
+// one cannot be read: PostgreSQL would ask for it too, and stop.
+func (q *request) judgeHistories(id repo.Identity, d *decision) error {
+	for _, h := range q.catalog.DamagedHistories {
+		if h.Identity != id.Number {
+			continue
+		}
+		const advice = "move the damaged object away, and push the history file again from the pg_wal of a server that has it; PostgreSQL asks for it at the end of recovery too."
+		if q.target.timeline() == TimelineLatest {
+			return hint.Wrap(fmt.Errorf("the history of timeline %d cannot be read: %w", h.Timeline, h.Err),
+				"%s Without it --target-timeline current, or a number, still leads to timelines whose own history is sound.", advice)
+		}
+		d.warn("the history of timeline %d cannot be read: %v; %s", h.Timeline, h.Err, advice)
+	}
+	return nil
 }
 
 // decideType asks the rules of the target's type.

@@ -347,6 +347,10 @@ func TestChoiceAmongBackups(t *testing.T) {
 	upgraded.catalog.Identities = append(upgraded.catalog.Identities, repo.Identity{Number: 2, SystemID: 8, Major: 18, SegmentSize: testSegment})
 	pages := line()
 	pages.catalog.Backups[1].Header.PageErrorCount = 3
+	brokenHistory := line()
+	brokenHistory.catalog.DamagedHistories = []repo.DamagedHistory{{Identity: 1, Timeline: 2, Err: &repo.DamagedError{Key: "wal/2.history", Err: errors.New("torn")}}}
+	otherHistory := line()
+	otherHistory.catalog.DamagedHistories = []repo.DamagedHistory{{Identity: 9, Timeline: 2, Err: errors.New("torn")}}
 	unread := line()
 	unread.broken = map[string]error{"000000010000000000000028": &repo.DamagedError{Key: "wal/28", Err: errors.New("torn")}}
 	runChoices(t, []choice{
@@ -360,6 +364,9 @@ func TestChoiceAmongBackups(t *testing.T) {
 		{title: "backups of the cluster before an upgrade are not used", world: upgraded, refused: "system identifier 8", hint: "--set"},
 		{title: "but can be named", world: upgraded, set: second, backup: second},
 		{title: "damaged pages are said", world: pages, backup: second, says: "holds 3 damaged pages"},
+		{title: "a damaged history hides which timeline is the newest", world: brokenHistory, refused: "the history of timeline 2 cannot be read: object wal/2.history is damaged", hint: "--target-timeline current"},
+		{title: "but not a timeline that is named", world: brokenHistory, target: Target{Type: TargetLatest, Timeline: TimelineCurrent}, backup: second, says: "wal/2.history is damaged"},
+		{title: "that of another cluster is of no account", world: otherHistory, backup: second},
 		{title: "latest only warns of WAL that cannot be read", world: unread, backup: second, says: "wal/28 is damaged"},
 		{title: "time cannot be proven with WAL that cannot be read", world: unread, target: timeTarget(20), refused: "wal/28 is damaged"},
 	})

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ const maxListed = 10000
 
 // tablespaceVersion is the directory that PostgreSQL makes in a tablespace
 // (GetTablespacePath of common/relpath.c).
-var tablespaceVersion = regexp.MustCompile(`^PG_\d+_\d+$`)
+var tablespaceVersion = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^PG_\d+_\d+$`) })
 
 // checkDirectory refuses a directory that a cluster, or a part of one, must not
 // be written to. role says what it is for, in errors.
@@ -120,7 +121,7 @@ func checkSurroundings(role, dir string) error {
 			return unfit("check its permissions.", "%s %s: %v", role, dir, err)
 		}
 		for _, name := range names {
-			if tablespaceVersion.MatchString(name) || tablespaceVersion.MatchString(filepath.Base(at)) {
+			if tablespaceVersion().MatchString(name) || tablespaceVersion().MatchString(filepath.Base(at)) {
 				return unfit("choose a directory outside of it.", "%s %s lies inside the tablespace at %s", role, dir, at)
 			}
 		}

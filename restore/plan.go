@@ -161,7 +161,11 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	q := request{target: o.Target, set: o.Set, catalog: catalog,
 		wal: &archiveReader{stanza: o.Stanza, identity: identity, log: o.Log, received: beyond}}
-	d, err := q.decide(ctx)
+	q.list = func(ctx context.Context, first, last postgres.WALFile) ([]repo.WALRange, error) {
+		ranges, err := o.Stanza.ListedWALRanges(ctx, identity, first, last)
+		return beyond.addedTo(ranges, identity), err
+	}
+	d, err := q.decideProven(ctx, identity)
 	if err != nil {
 		return nil, err
 	}

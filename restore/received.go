@@ -140,11 +140,7 @@ func (w *receivedWAL) addSegment(f postgres.WALFile) error {
 // added is the catalogue with the received WAL in it.
 func (w *receivedWAL) added(c *repo.Catalog, identity repo.Identity) *repo.Catalog {
 	out := *c
-	out.WAL = slices.Clone(c.WAL)
-	for f := range w.segments {
-		out.WAL = append(out.WAL, repo.WALRange{Identity: identity.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
-	}
-	out.WAL = joinRanges(out.WAL)
+	out.WAL = w.addedTo(c.WAL, identity)
 	out.Histories = map[int][]postgres.History{}
 	for n, hs := range c.Histories {
 		out.Histories[n] = slices.Clone(hs)
@@ -155,6 +151,18 @@ func (w *receivedWAL) added(c *repo.Catalog, identity repo.Identity) *repo.Catal
 		}
 	}
 	return &out
+}
+
+// addedTo gives archived ranges with the received segments among them; nil adds none.
+func (w *receivedWAL) addedTo(ranges []repo.WALRange, identity repo.Identity) []repo.WALRange {
+	if w == nil {
+		return ranges
+	}
+	ranges = slices.Clone(ranges)
+	for f := range w.segments {
+		ranges = append(ranges, repo.WALRange{Identity: identity.Number, Timeline: f.Timeline, First: f.Segment, Last: f.Segment})
+	}
+	return joinRanges(ranges)
 }
 
 // joinRanges sorts runs and makes one of those that follow each other.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgbak/pgbak/repo"
@@ -19,9 +20,11 @@ const maxSettings = 16 << 20
 
 // oldRecoverySetting matches a line that would mix with ours. Setting names are
 // case-insensitive, and the '=' may be left out.
-var oldRecoverySetting = regexp.MustCompile(`(?i)^\s*(restore_command|recovery_target\w*)(\s|=)`)
+var oldRecoverySetting = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)^\s*(restore_command|recovery_target\w*)(\s|=)`)
+})
 
-var oldArchiveMode = regexp.MustCompile(`(?i)^\s*archive_mode(\s|=)`)
+var oldArchiveMode = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?i)^\s*archive_mode(\s|=)`) })
 
 // configure writes the recovery settings into postgresql.auto.conf, which a
 // server reads last, and the recovery.signal that makes it obey them. All of
@@ -90,7 +93,7 @@ type setting struct{ name, value string }
 func recoverySettings(p *Plan, o Options, old []byte, now time.Time) []byte {
 	var out bytes.Buffer
 	for line := range bytes.Lines(old) {
-		if oldRecoverySetting.Match(line) || o.ArchiveModeOff && oldArchiveMode.Match(line) {
+		if oldRecoverySetting().Match(line) || o.ArchiveModeOff && oldArchiveMode().Match(line) {
 			out.WriteString("# before the restore: ")
 		}
 		out.Write(line)

@@ -2,7 +2,7 @@
 // memory of the program and of every process that it starts. bench/run.sh
 // measures pgbak and pgBackRest with it, which works with one process per core.
 //
-//	measure -row FILE [-server PID] -- PROGRAM ARGUMENT...
+//	measure -row FILE [-server PID] [-daemon PID] -- PROGRAM ARGUMENT...
 //
 // It writes one line to FILE, tab-separated: exit status (128 and more is a
 // signal), wall clock s, user CPU s, system CPU s, peak memory in bytes, and
@@ -10,6 +10,10 @@
 // processes under PID, a PostgreSQL server's first one, took meanwhile, what it
 // started and has ended again included, and hence archive_command too. Its own
 // exit status says nothing: a measurement that could not be made leaves no line.
+//
+// With -daemon the tree of processes under that PID works for the program and
+// was there before, as an agent is: what CPU time it takes meanwhile, in units of 10 ms, is
+// added to the program's, and its memory to the sum that is sampled.
 //
 // Processes that the program leaves behind, such as pgBackRest's asynchronous
 // archiver, count too: measure becomes their parent and waits for their end,
@@ -32,24 +36,25 @@ import (
 func main() {
 	row := flag.String("row", "", "`FILE` that takes the result")
 	server := flag.Int("server", 0, "`PID` of a server whose CPU time is measured apart")
+	daemon := flag.Int("daemon", 0, "`PID` of a process that works for the program and counts as part of it")
 	flag.Parse()
-	if err := run(*row, *server, flag.Args()); err != nil {
+	if err := run(*row, *server, *daemon, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "measure:", err)
 	}
 }
 
-func run(row string, server int, command []string) error {
+func run(row string, server, daemon int, command []string) error {
 	if row == "" || len(command) == 0 {
-		return errors.New("usage: measure -row FILE [-server PID] -- PROGRAM [ARGUMENTS]")
+		return errors.New("usage: measure -row FILE [-server PID] [-daemon PID] -- PROGRAM [ARGUMENTS]")
 	}
-	var before time.Duration
+	var before cpu
 	var err error
 	if server != 0 {
 		if before, err = cpuOfTree("/proc", server); err != nil {
 			return err
 		}
 	}
-	c, err := measure(command, os.Stdout)
+	c, err := measure(command, daemon, os.Stdout)
 	if err != nil {
 		return err
 	}
@@ -59,7 +64,7 @@ func run(row string, server int, command []string) error {
 		if err != nil {
 			return err
 		}
-		line += fmt.Sprintf("\t%.3f", (after - before).Seconds())
+		line += fmt.Sprintf("\t%.3f", after.less(before).sum().Seconds())
 	}
 	return os.WriteFile(row, []byte(line+"\n"), 0o666)
 }
@@ -87,10 +92,15 @@ func (c cost) row() string {
 // measure runs the command with its output to out. The kernel adds the CPU
 // time of descendants to that of the process that waited for them, so the
 // figures of the command hold the whole tree but for those who detached
-// themselves; they become children of this process, whose figures are added.
-func measure(command []string, out *os.File) (cost, error) {
+// themselves; they become children of this process, whose figures are added. A
+// daemon, unless it is 0, is a process that the figures include as well.
+func measure(command []string, daemon int, out *os.File) (cost, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return cost{}, fmt.Errorf("becoming the parent of processes that detach themselves: %w", err)
+	}
+	before, err := cpuOfDaemon(daemon)
+	if err != nil {
+		return cost{}, err
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -98,8 +108,8 @@ func measure(command []string, out *os.File) (cost, error) {
 	if err := cmd.Start(); err != nil {
 		return cost{}, err
 	}
-	peaks := watch(os.Getpid())
-	err := cmd.Wait()
+	peaks := watch(os.Getpid(), daemon)
+	err = cmd.Wait()
 	wall := time.Since(began)
 	detached, orphans := waitDetached()
 	sampled := <-peaks.stop()
@@ -110,19 +120,32 @@ func measure(command []string, out *os.File) (cost, error) {
 	if orphans != nil {
 		return cost{}, fmt.Errorf("waiting for detached processes: %w", orphans)
 	}
+	after, err := cpuOfDaemon(daemon)
+	if err != nil {
+		return cost{}, err
+	}
+	with := after.less(before)
 	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	if !ok {
 		return cost{}, errors.New("this system does not tell the resources that a process used")
 	}
 	c := cost{
 		status: status(cmd.ProcessState), wall: wall,
-		user: cmd.ProcessState.UserTime() + detached.user, system: cmd.ProcessState.SystemTime() + detached.system,
+		user: cmd.ProcessState.UserTime() + detached.user + with.user, system: cmd.ProcessState.SystemTime() + detached.system + with.system,
 		peak: max(usage.Maxrss<<10, detached.peak), // KiB on Linux: getrusage(2); that of the largest process
 	}
 	if sampled.processes > 1 && sampled.bytes > c.peak {
 		c.peak, c.summed = sampled.bytes, true
 	}
 	return c, nil
+}
+
+// cpuOfDaemon is what a daemon has taken so far; nothing if there is none.
+func cpuOfDaemon(pid int) (cpu, error) {
+	if pid == 0 {
+		return cpu{}, nil
+	}
+	return cpuOfTree("/proc", pid)
 }
 
 // waitDetached waits for all children of this process and sums up what they

@@ -14,7 +14,7 @@ import (
 // measured measures a shell script.
 func measured(t *testing.T, script string) cost {
 	t.Helper()
-	c, err := measure([]string{"/bin/sh", "-c", script}, os.Stderr)
+	c, err := measure([]string{"/bin/sh", "-c", script}, 0, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,13 +99,13 @@ func TestProcessThatIsGoneCountsNothing(t *testing.T) {
 
 func TestRowIsWrittenAndErrorsLeaveNone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "row")
-	if err := run(path, 0, []string{"/nowhere/program"}); err == nil {
+	if err := run(path, 0, 0, []string{"/nowhere/program"}); err == nil {
 		t.Error("a program that is not there was measured")
 	}
 	if _, err := os.Stat(path); err == nil {
 		t.Error("there is a line for a measurement that failed")
 	}
-	if err := run(path, 0, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
+	if err := run(path, 0, 0, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
@@ -139,20 +139,21 @@ func TestCPUOfAServerIsThatOfItsWholeTree(t *testing.T) {
 			t.Fatal("the server does not end its work")
 		}
 	}
-	whole, err := cpuOfTree("/proc", pid)
+	both, err := cpuOfTree("/proc", pid)
+	whole := both.sum()
 	if err != nil || whole < (one.user+one.system)*3/2 {
 		t.Errorf("the tree took %v for what takes %v twice, %v", whole, one.user+one.system, err)
 	}
 	again, err := cpuOfTree("/proc", pid)
-	if err != nil || again-whole > 50*time.Millisecond {
-		t.Errorf("a tree that sleeps took %v, %v", again-whole, err)
+	if err != nil || again.sum()-whole > 50*time.Millisecond {
+		t.Errorf("a tree that sleeps took %v, %v", again.sum()-whole, err)
 	}
 }
 
 func TestCPUOfAServerIsTheLastColumn(t *testing.T) {
 	row := filepath.Join(t.TempDir(), "row")
 	// The server must be no child of this process, which would wait for its end.
-	if err := run(row, os.Getppid(), []string{"/bin/sh", "-c", "exit 3"}); err != nil {
+	if err := run(row, os.Getppid(), 0, []string{"/bin/sh", "-c", "exit 3"}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(row)
@@ -166,7 +167,50 @@ func TestCPUOfAServerIsTheLastColumn(t *testing.T) {
 	if seconds, err := strconv.ParseFloat(words[6], 64); err != nil || seconds < 0 || seconds > 60 {
 		t.Errorf("a server that waits took %q s", words[6])
 	}
-	if err := run(row, 1<<30, []string{"/bin/true"}); err == nil {
+	if err := run(row, 1<<30, 0, []string{"/bin/true"}); err == nil {
 		t.Error("a server that is not there was measured")
+	}
+}
+
+// TestDaemonCountsAsPartOfTheProgram has a shell as the daemon: it works, with
+// 64 MiB in a child, while the program waits for its end.
+func TestDaemonCountsAsPartOfTheProgram(t *testing.T) {
+	dir := t.TempDir()
+	fifo, done := filepath.Join(dir, "fifo"), filepath.Join(dir, "done")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := exec.Command("/bin/sh", "-c", "read x <"+fifo+"; i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done; "+
+		"(head -c 67108864 /dev/zero; sleep 0.5) | tail -n 1 | wc -c >/dev/null; : >"+done+"; sleep 60")
+	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer daemon.Wait()
+	defer syscall.Kill(-daemon.Process.Pid, syscall.SIGKILL)
+	// The daemon is a child of this process here; measure must not wait for it, hence the program of its own.
+	program := filepath.Join(dir, "measure")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	row := filepath.Join(dir, "row")
+	out, err := exec.Command(program, "-row", row, "-daemon", strconv.Itoa(daemon.Process.Pid), "--",
+		"/bin/sh", "-c", "echo >"+fifo+"; while [ ! -e "+done+" ]; do sleep 0.05; done").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	text, err := os.ReadFile(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Split(strings.TrimSuffix(string(text), "\n"), "\t")
+	if len(words) != 6 || words[0] != "0" || words[5] != "tree" {
+		t.Fatalf("row %q", text)
+	}
+	if user, err := strconv.ParseFloat(words[2], 64); err != nil || user < 0.1 {
+		t.Errorf("%s s of user CPU, want that of the daemon", words[2])
+	}
+	if peak, err := strconv.ParseInt(words[4], 10, 64); err != nil || peak < 64<<20 {
+		t.Errorf("peak %s bytes, want that of the daemon's child", words[4])
 	}
 }

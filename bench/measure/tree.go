@@ -26,7 +26,8 @@ type watcher struct {
 	result chan sample
 }
 
-func watch(pid int) watcher {
+// watch samples the descendants of pid, and the daemon with its own unless it is 0.
+func watch(pid, daemon int) watcher {
 	w := watcher{make(chan struct{}), make(chan sample, 1)}
 	go func() {
 		var peak sample
@@ -39,6 +40,10 @@ func watch(pid int) watcher {
 				return
 			case <-tick.C:
 				now := descendants("/proc", pid)
+				if daemon != 0 {
+					of := resident("/proc", daemon)
+					now.bytes, now.processes = now.bytes+of.bytes, now.processes+of.processes
+				}
 				peak.bytes = max(peak.bytes, now.bytes)
 				peak.processes = max(peak.processes, now.processes)
 			}
@@ -99,33 +104,39 @@ func children(proc string, pid int) (pids []int) {
 	return pids
 }
 
+// cpu is the time that processes took.
+type cpu struct{ user, system time.Duration }
+
+func (c cpu) sum() time.Duration { return c.user + c.system }
+func (c cpu) less(b cpu) cpu     { return cpu{c.user - b.user, c.system - b.system} }
+
 // cpuOfTree sums up what a process and its descendants have taken so far, those
 // included that have ended and were waited for: columns 14 to 17 of
 // proc_pid_stat(5). A process that ends meanwhile is still in its parent's
 // figures if that is read later, so the parent comes last.
-func cpuOfTree(proc string, pid int) (time.Duration, error) {
-	var sum time.Duration
+func cpuOfTree(proc string, pid int) (cpu, error) {
+	var sum cpu
 	for _, child := range children(proc, pid) {
 		if of, err := cpuOfTree(proc, child); err == nil {
-			sum += of
+			sum.user, sum.system = sum.user+of.user, sum.system+of.system
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0, err
+		return cpu{}, err
 	}
 	// The name, in parentheses, may hold anything.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	const first = 14 - 3 // the first field behind the name is the third
 	if len(fields) < first+4 {
-		return 0, fmt.Errorf("%s/%d/stat has %d fields only", proc, pid, len(fields)+2)
+		return cpu{}, fmt.Errorf("%s/%d/stat has %d fields only", proc, pid, len(fields)+2)
 	}
-	for _, field := range fields[first : first+4] {
-		ticks, err := strconv.ParseInt(field, 10, 64)
+	for i, to := range []*time.Duration{&sum.user, &sum.system, &sum.user, &sum.system} {
+		ticks, err := strconv.ParseInt(fields[first+i], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("%s/%d/stat: %w", proc, pid, err)
+			return cpu{}, fmt.Errorf("%s/%d/stat: %w", proc, pid, err)
 		}
-		sum += time.Duration(ticks) * (time.Second / ticksPerSecond)
+		*to += time.Duration(ticks) * (time.Second / ticksPerSecond)
 	}
 	return sum, nil
 }

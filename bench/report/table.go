@@ -134,7 +134,13 @@ const speed = 3
 // onSegments says that the operation is on WAL segments, not on the cluster.
 func (t table) onSegments() bool { return strings.HasPrefix(t.operation, "archive-") }
 
+// ofCalls says that the operation is as many calls of a program as there are segments.
+func (t table) ofCalls() bool { return strings.HasPrefix(t.operation, "call ") }
+
 func (t table) markdown() string {
+	if t.ofCalls() {
+		return t.callsMarkdown()
+	}
 	header := []string{"tool", "wall s (min to max)", "times " + title(t.compare.tool) + "'s", "MB/s", "CPU s (user + system)", "peak MiB", "added MB", "repository MB"}
 	if t.onSegments() {
 		header[speed] = "segments/s"
@@ -142,6 +148,9 @@ func (t table) markdown() string {
 	}
 	if t.served {
 		header = append(header, "S3 requests", "S3 server's CPU s")
+		if t.onSegments() {
+			header[len(header)-2] = "S3 requests per segment"
+		}
 	}
 	for i, name := range []string{"PostgreSQL's CPU s", "waiting for PostgreSQL s", "CPU ns per changed byte"} {
 		if t.extra[i] {
@@ -183,7 +192,11 @@ func (t table) cells(l line) []string {
 		cells = slices.Insert(cells, 5, fmt.Sprintf("%.0f", 1000*(f.user+f.system)/n))
 	}
 	if t.served {
-		cells = append(cells, kinds(l.requests), fmt.Sprintf("%.2f", f.server))
+		requests := kinds(l.requests)
+		if t.onSegments() {
+			requests = kindsPer(l.requests, t.of.segments)
+		}
+		cells = append(cells, requests, fmt.Sprintf("%.2f", f.server))
 	}
 	for i, text := range []string{fmt.Sprintf("%.2f", f.apart), fmt.Sprintf("%.2f (%.0f %%)", f.waited, 100*f.waited/f.wall),
 		fmt.Sprintf("%.1f", 1e9*(f.user+f.system)/f.changed)} {
@@ -200,20 +213,53 @@ func (t table) cells(l line) []string {
 	return cells
 }
 
+// compression is what calls that compress are compared with, where it was measured.
+const compression = "compression"
+
+// callsMarkdown is the table of single calls: milliseconds of each.
+func (t table) callsMarkdown() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "### %s\n\n", strings.ToUpper(t.operation[:1])+t.operation[1:])
+	header := []string{"tool", "wall ms (min to max)", "CPU ms (user + system)", "peak MiB"}
+	least := slices.IndexFunc(t.lines, func(l line) bool { return l.tool == compression })
+	if least >= 0 {
+		header = slices.Insert(header, 2, "times compression's")
+	}
+	writeRow(&text, header)
+	writeRow(&text, slices.Repeat([]string{"---"}, len(header)))
+	for _, l := range t.lines {
+		f, ms := l.median, 1000/float64(t.of.segments)
+		cells := []string{title(l.tool), fmt.Sprintf("%.1f (%.1f to %.1f)", f.wall*ms, l.fastest*ms, l.slowest*ms),
+			fmt.Sprintf("%.1f (%.1f + %.1f)", (f.user+f.system)*ms, f.user*ms, f.system*ms), fmt.Sprintf("%.0f", f.peak/(1<<20))}
+		if least >= 0 {
+			cells = slices.Insert(cells, 2, fmt.Sprintf("%.2f", f.wall/t.lines[least].median.wall))
+		}
+		writeRow(&text, cells)
+	}
+	return text.String()
+}
+
 // kinds renders requests: how many, and of which kind, most frequent first.
-func kinds(requests map[string]float64) string {
+func kinds(requests map[string]float64) string { return renderKinds(requests, 1, "%.0f") }
+
+// kindsPer renders them as so many for each segment.
+func kindsPer(requests map[string]float64, segments int) string {
+	return renderKinds(requests, float64(segments), "%.2f")
+}
+
+func renderKinds(requests map[string]float64, by float64, format string) string {
 	sum := 0.0
 	names := slices.Sorted(maps.Keys(requests))
 	slices.SortStableFunc(names, func(a, b string) int { return int(requests[b] - requests[a]) })
 	var each []string
 	for _, name := range names {
 		sum += requests[name]
-		each = append(each, fmt.Sprintf("%s %.0f", name, requests[name]))
+		each = append(each, fmt.Sprintf("%s "+format, name, requests[name]/by))
 	}
 	if len(each) == 0 {
 		return "0"
 	}
-	return fmt.Sprintf("%.0f (%s)", sum, strings.Join(each, ", "))
+	return fmt.Sprintf(format+" (%s)", sum/by, strings.Join(each, ", "))
 }
 
 // title is a tool's name for people. A PostgreSQL program keeps its own.

@@ -55,9 +55,9 @@ func TestTablesOnS3(t *testing.T) {
 	got := rendered(t, onS3)
 	for title, want := range map[string]string{
 		"columns of WAL archiving": "| tool | wall s (min to max) | times pgbak's | segments/s | CPU s (user + system) | CPU ms per segment |" +
-			" peak MiB | added MB | repository MB | S3 requests | S3 server's CPU s |\n",
+			" peak MiB | added MB | repository MB | S3 requests per segment | S3 server's CPU s |\n",
 		"requests by kind, most frequent first": "| other tool | 8.00 (8.00 to 8.00) | 2.00 | 10.0 | 4.00 (3.00 + 1.00) | 50 | 20 (all processes) | 50.00 | 50.0 |" +
-			" 320 (GetObject 160, ListObjectsV2 80, PutObject 80) | 4.50 |\n",
+			" 4.00 (GetObject 2.00, ListObjectsV2 1.00, PutObject 1.00) | 4.50 |\n",
 		"pgbak is compared with wherever it stands": "| pgbak | 4.00 (4.00 to 4.00) | 1.00 | 20.0 |",
 		"without pgbak the first is compared with":  " | times no latency's | MB/s | CPU s (user + system) | peak MiB |",
 		"no request":                            "| no latency | 2.00 (2.00 to 2.00) | 1.00 | 1500 | 3.50 (3.00 + 0.50) | 100 | 590.00 | 600.0 | 0 | 0.50 |\n",
@@ -68,6 +68,30 @@ func TestTablesOnS3(t *testing.T) {
 				t.Errorf("%q is not in:\n%s", want, got)
 			}
 		})
+	}
+}
+
+// calls are a tool's and those of nothing.
+const calls = `1	pgbak	call that does nothing	0.400	0.200	0.160	20971520	tree	0	0	-	-	-	-	-
+2	pgbak	call that does nothing	0.480	0.200	0.240	20971520	tree	0	0	-	-	-	-	-
+3	pgbak	call that does nothing	0.320	0.120	0.160	20971520	tree	0	0	-	-	-	-	-
+1	nothing	call that does nothing	0.080	0.008	0.008	1048576	tree	0	0	-	-	-	-	-
+1	pgbak	call of archive-push	2.400	2.000	0.400	20971520	tree	0	0	-	-	-	-	-
+1	compression	call of archive-push	2.000	2.000	0.400	20971520	process	0	0	-	-	-	-	-
+`
+
+func TestTablesOfCalls(t *testing.T) {
+	got := rendered(t, calls)
+	for _, want := range []string{
+		"### Call that does nothing\n\n| tool | wall ms (min to max) | CPU ms (user + system) | peak MiB |\n",
+		"| pgbak | 5.0 (4.0 to 6.0) | 4.5 (2.5 + 2.0) | 20 |\n",
+		"### Call of archive-push\n\n| tool | wall ms (min to max) | times compression's | CPU ms (user + system) | peak MiB |\n",
+		"| pgbak | 30.0 (30.0 to 30.0) | 1.20 | 30.0 (25.0 + 5.0) | 20 |\n",
+		"| nothing | 1.0 (1.0 to 1.0) | 0.2 (0.1 + 0.1) | 1 |\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in:\n%s", want, got)
+		}
 	}
 }
 

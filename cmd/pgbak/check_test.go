@@ -96,7 +96,6 @@ func TestCheckFindsWhatKeepsWALFromArriving(t *testing.T) {
 		want     []string
 	}{
 		{"archive_mode off", map[string]string{"archive_mode": "off"}, []string{"archive_mode is off", "archive_mode = on"}},
-		{"archive_mode always", map[string]string{"archive_mode": "always"}, []string{"archive_mode is always"}},
 		{"no archive_command", map[string]string{"archive_command": ""}, []string{"archive_command is not set"}},
 		{"an archive_command that fails", map[string]string{"archive_command": "false"}, []string{"did not reach the repository within 2s", "archive_command fails", "does not call pgbak"}},
 		{"an archive_command that stores elsewhere", map[string]string{"archive_command": "true"}, []string{"did not reach the repository", "does not call pgbak"}},

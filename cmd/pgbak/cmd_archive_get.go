@@ -55,24 +55,56 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 	if err != nil {
 		return err
 	}
-	var sources []archive.Source
-	for _, rc := range sel.repositories {
-		sources = append(sources, archive.Source{Name: rc.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
-			return a.openSource(ctx, rc, sel.stanza.Name, identity, control)
-		}})
+	if got, done, err := a.getByAgent(ctx, sel, identity, control, name, dest); done {
+		a.logGot(name, got, err)
+		return err
 	}
-	getter, err := archive.NewGetter(sources...)
+	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, control: control}
+	getter, err := archive.NewGetter(a.sources(r)...)
 	if err != nil {
 		return err
 	}
-	got, err := getter.Get(ctx, name, dest)
+	got, err := a.getBy(r, getter)(ctx, name, dest)
+	a.logGot(name, got, err)
+	return err
+}
+
+// logGot says where a file came from.
+func (a *app) logGot(name string, got archive.Got, err error) {
 	for _, w := range got.Warnings {
 		a.log.Warn(w)
 	}
 	if err == nil {
-		a.log.Debug("fetched", "file", name, "repository", got.Repository)
+		a.log.Debug("fetched", "file", name, "repository", got.Repository, "ahead", got.Repository == "")
 	}
-	return err
+}
+
+// getBy is how a file is got: through the queue of what was fetched ahead, or
+// straight from the repositories where there is no spool, or none that can be used.
+func (a *app) getBy(r recovering, getter *archive.Getter) func(ctx context.Context, name, dest string) (archive.Got, error) {
+	if r.config.Archive.Spool == "" || r.control == nil {
+		return getter.Get
+	}
+	var err error
+	if r.directory, err = filepath.Abs(a.directory); err == nil {
+		var ahead *archive.PrefetchGetter
+		if ahead, err = a.prefetching(r, getter); err == nil {
+			return ahead.Get
+		}
+	}
+	a.log.Warn("nothing is fetched ahead", "error", oneLine(err.Error()))
+	return getter.Get
+}
+
+// sources are the repositories that were selected, to be opened when they are asked.
+func (a *app) sources(r recovering) []archive.Source {
+	var sources []archive.Source
+	for _, rc := range r.repositories {
+		sources = append(sources, archive.Source{Name: rc.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
+			return a.openSource(ctx, rc, r.stanza.Name, r.identity, r.control)
+		}})
+	}
+	return sources
 }
 
 // openSource opens the stanza and finds out which of its identities may have the

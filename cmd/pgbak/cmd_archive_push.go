@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -23,50 +23,58 @@ every repository. Set in postgresql.conf:
 
 A file of another cluster, or one whose content disagrees with its name, is
 refused. The same content again is success; another content under a name that
-is taken is an error and changes nothing.`,
+is taken is an error and changes nothing.
+
+Where archive.spool is configured, one run pushes all files that are ready, and
+the next ones return at once. Above archive.queue-max, if that is configured, the
+oldest segments are given up with a warning, and with success for PostgreSQL.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.archivePush(cmd, args[0]) },
 	}
 }
 
-// pushMemory, in bytes, is what archive-push may use before garbage is collected.
-const pushMemory = 256 << 20
+// What archive-push may use, in bytes, before garbage is collected.
+const (
+	pushMemory    = 256 << 20
+	batchedMemory = 64 << 20 // for each further file at the same time
+)
 
 func (a *app) archivePush(cmd *cobra.Command, path string) error {
 	sel, err := a.selected()
 	if err != nil {
 		return err
 	}
-	var targets []archive.PushTarget
-	for _, rc := range sel.repositories {
-		compression, err := repo.ParseCompression(rc.Compression)
-		if err != nil {
-			return &configError{fmt.Errorf("repository %q: %w", rc.Name, err)}
-		}
-		targets = append(targets, archive.PushTarget{Name: rc.Name, Compression: compression, Open: func(ctx context.Context) (*repo.Stanza, error) {
+	if result, done, err := a.pushByAgent(cmd.Context(), sel, path); done {
+		a.logPushed(result)
+		return err
+	}
+	batch, spoolErr, err := a.batch(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
+		control: a.workingControl, log: a.log,
+		open: func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
 			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
 			return o.stanza, err
 		}})
-	}
-	pusher, err := archive.NewPusher(targets...)
 	if err != nil {
 		return err
 	}
-	pusher.Processes = sel.processes
-	pusher.Control = a.workingControl
-	pusher.Log = a.log
+	if spoolErr != nil {
+		a.log.Warn("archiving goes on without the spool, file by file", "error", spoolErr.Error(), "hint", hint.Of(spoolErr))
+	}
 	// The run is over before garbage is worth collecting, and each collection
-	// costs as much as compressing some MiB. Large segments meet the limit.
+	// costs as much as compressing some MiB. Large segments and batches meet the limit.
 	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(pushMemory)
-	result, err := pusher.Push(cmd.Context(), path)
+	debug.SetMemoryLimit(pushMemory + int64(batch.Processes-1)*batchedMemory)
+	result, err := batch.Push(cmd.Context(), path)
+	a.logPushed(result)
+	return err
+}
+
+// logPushed says what became of the file that was asked for.
+func (a *app) logPushed(result archive.Result) {
 	for _, w := range result.Warnings {
 		a.log.Warn(w)
 	}
-	for _, s := range result.Stored {
-		if s.Outcome == repo.WALStored {
-			a.log.Debug("archived", "file", result.File, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize)
-		}
+	if result.Acknowledged {
+		a.log.Debug("archived by an earlier run", "file", result.File)
 	}
-	return err
 }

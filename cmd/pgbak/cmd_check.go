@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
@@ -24,7 +27,9 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "Prove that the configuration works and that WAL reaches the repository",
 		Long: `check opens every repository, compares the stanza with the data directory and
 the server, looks at the server's settings, and then lets the server switch to a
-new WAL segment and waits until the finished one is in every repository.`,
+new WAL segment and waits until the finished one is in every repository. It fails
+for every gap in the archived WAL that no backup was taken behind and nobody has
+acknowledged, and for conflicts alike; see ledger.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := output.check(); err != nil {
@@ -86,6 +91,7 @@ func (a *app) check(ctx context.Context, output outputFlag, timeout time.Duratio
 		pgdata = info.DataDirectory // it is not reached from here, so there is nothing to compare
 	}
 	problems := readiness.Problems(info, pgdata, stanzas[0].stanza.Current())
+	isArchiving := false
 	if readiness.Fatal(problems) == nil {
 		arrived, err := a.proveArchiving(ctx, conn, info, stanzas, timeout)
 		result.Repositories = arrived
@@ -95,6 +101,18 @@ func (a *app) check(ctx context.Context, output outputFlag, timeout time.Duratio
 		if err != nil {
 			problems = append(problems, readiness.Problem{Error: err, Fatal: true})
 		}
+		isArchiving = err == nil
+	}
+	patience := time.Duration(0)
+	if isArchiving {
+		patience = timeout
+	}
+	for _, o := range stanzas {
+		found, err := a.checkLedger(ctx, o, info.Timeline, patience)
+		if err != nil {
+			return fmt.Errorf("repository %q: %w", o.repository.Name, err)
+		}
+		problems = append(problems, found...)
 	}
 	return a.reportCheck(result, problems, output)
 }
@@ -139,6 +157,32 @@ func (a *app) proveArchiving(ctx context.Context, conn *server.Conn, info server
 		arrived = append(arrived, checkRepository{o.repository.Name, file.Name(id.SegmentSize)})
 	}
 	return arrived, nil
+}
+
+// lookAgain is the pause between two looks at the ledger.
+const lookAgain = time.Second
+
+// checkLedger finds what is wrong with the WAL that is archived. A gap counts only
+// if it is still there at a second look, and one near the end of the WAL if it
+// outlasts patience: a batch of archive-push does not store in order.
+func (a *app) checkLedger(ctx context.Context, o opened, current postgres.Timeline, patience time.Duration) ([]readiness.Problem, error) {
+	deadline := a.clock().Add(patience)
+	for looks := 1; ; looks++ {
+		c, err := o.stanza.Catalog(ctx)
+		if err != nil {
+			return nil, err
+		}
+		identities := archive.NewLedger(c, current).Identities
+		l := identities[len(identities)-1]
+		open := l.OpenGaps()
+		isRecent := slices.ContainsFunc(open, func(g archive.Gap) bool { return g.IsRecent })
+		if len(open) == 0 || looks > 1 && (!isRecent || !a.clock().Before(deadline)) {
+			return ledgerProblems(o.repository.Name, l), nil
+		}
+		if err := pause.For(ctx, lookAgain); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (a *app) reportCheck(result checkResult, problems []readiness.Problem, output outputFlag) error {

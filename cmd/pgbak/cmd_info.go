@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/repo"
 )
@@ -18,8 +19,8 @@ func (a *app) infoCommand() *cobra.Command {
 		Use:   "info",
 		Short: "Show backups and archived WAL",
 		Long: `info shows for every configured stanza (or the one that is named) and every
-repository: the status, the identities, the archived WAL with its gaps, and the
-backups. A backup without the WAL from its start to its stop, or with a damaged
+repository: the status, the identities, the archived WAL with its gaps and
+conflicts, and the backups with how far recovery gets from them. A backup without the WAL from its start to its stop, or with a damaged
 manifest, is an error of its stanza. It ends with 0 if every status is ok; else
 with the code of the first that is not.`,
 		Args: cobra.NoArgs,
@@ -56,11 +57,11 @@ func (a *app) info(ctx context.Context, output outputFlag, set repo.Label) error
 	for _, s := range stanzas {
 		info := stanzaInfo{Name: s.Name, Repositories: []repositoryInfo{}}
 		for _, rc := range repositories {
-			catalog, encryption, err := a.catalog(ctx, rc, s.Name)
+			held, err := a.holdings(ctx, rc, s.Name)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			r, err := newRepositoryInfo(rc, encryption, catalog, err)
+			r, err := newRepositoryInfo(rc, held, err)
 			if set != "" {
 				found = r.keepOnly(set) || found
 			}
@@ -101,21 +102,28 @@ func (a *app) selectedForInfo() ([]stanzaConfig, []repositoryConfig, error) {
 	return stanzas, repositories, err
 }
 
-// catalog reads what a repository holds of a stanza, and how it is encrypted.
-func (a *app) catalog(ctx context.Context, rc repositoryConfig, stanza string) (*repo.Catalog, string, error) {
+// holdings are what a repository holds of a stanza, and how it is encrypted.
+type holdings struct {
+	catalog    *repo.Catalog
+	ledger     *archive.Ledger
+	encryption string
+}
+
+func (a *app) holdings(ctx context.Context, rc repositoryConfig, stanza string) (holdings, error) {
 	r, err := a.openRepository(ctx, rc, toRead)
 	if err != nil {
-		return nil, "", err
+		return holdings{}, err
 	}
+	h := holdings{encryption: r.Config().Encryption}
 	s, err := r.Stanza(ctx, stanza)
-	if err != nil {
-		return nil, r.Config().Encryption, fmt.Errorf("repository %q: %w", rc.Name, err)
+	if err == nil {
+		h.catalog, err = s.Catalog(ctx)
 	}
-	c, err := s.Catalog(ctx)
 	if err != nil {
-		return nil, r.Config().Encryption, fmt.Errorf("repository %q: %w", rc.Name, err)
+		return h, fmt.Errorf("repository %q: %w", rc.Name, err)
 	}
-	return c, r.Config().Encryption, nil
+	h.ledger = a.readLedger(ctx, s, h.catalog)
+	return h, nil
 }
 
 // keepOnly leaves one backup and tells whether it is there. The status stays

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -77,13 +78,18 @@ func parseConfig(data []byte) (*config, error) {
 	if err := decoder.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is a second document after a line '---'")
 	}
+	for i := range c.Repositories {
+		c.Repositories[i].wal = c.Archive.Compression
+	}
 	return c, c.check()
 }
 
 var (
-	unknownKey = regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
+	unknownKey = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^line (\d+): field (.*) not found in type .*$`)
+	})
 	// wrongKind quotes the value, which may be a secret in the wrong place.
-	wrongKind = regexp.MustCompile(`(?s)^line (\d+): cannot unmarshal .*$`)
+	wrongKind = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?s)^line (\d+): cannot unmarshal .*$`) })
 )
 
 // yamlError says in the user's words what the decoder says in Go's.
@@ -95,10 +101,10 @@ func yamlError(err error) error {
 	var all []string
 	unknown := false
 	for _, text := range typed.Errors {
-		if m := unknownKey.FindStringSubmatch(text); m != nil {
+		if m := unknownKey().FindStringSubmatch(text); m != nil {
 			text = fmt.Sprintf("line %s: unknown key %q", m[1], m[2])
 			unknown = true
-		} else if m := wrongKind.FindStringSubmatch(text); m != nil {
+		} else if m := wrongKind().FindStringSubmatch(text); m != nil {
 			text = fmt.Sprintf("line %s: the value has the wrong form", m[1])
 		}
 		all = append(all, text)

@@ -45,12 +45,10 @@ const (
 
 // archiveSettings are the parsed section archive.
 type archiveSettings struct {
-	processes   int    // 0 is not set
-	spool       string // "" is none
-	compression repo.Compression
-	hasOwn      bool  // compression is set here, and not by the repository
-	queueMax    int64 // bytes; 0 is without bound
-	prefetch    int64 // bytes
+	processes int    // 0 is not set
+	spool     string // "" is none
+	queueMax  int64  // bytes; 0 is without bound
+	prefetch  int64  // bytes
 }
 
 func (c archiveConfig) parse() (archiveSettings, error) {
@@ -67,11 +65,9 @@ func (c archiveConfig) parse() (archiveSettings, error) {
 		}
 	}
 	if c.Compression != "" {
-		var err error
-		if s.compression, err = repo.ParseCompression(c.Compression); err != nil {
+		if _, err := repo.ParseCompression(c.Compression); err != nil {
 			return s, fmt.Errorf("archive.compression: %w", err)
 		}
-		s.hasOwn = true
 	}
 	if c.QueueMax != "" && c.Spool == "" {
 		return s, errors.New("archive.queue-max needs archive.spool, where it is recorded what was dropped")

@@ -22,6 +22,9 @@ type repositoryConfig struct {
 	S3          *s3Config         `yaml:"s3"`
 	Limits      limitsConfig      `yaml:"limits"`
 	Retry       retryConfig       `yaml:"retry"`
+
+	// wal is archive.compression, which goes before the repository's; "" is none.
+	wal string
 }
 
 type encryptionConfig struct {
@@ -77,6 +80,22 @@ func (r repositoryConfig) check() error {
 	}
 	_, err = r.Retry.parse()
 	return err
+}
+
+// compression is how the repository is written, WAL included.
+func (r repositoryConfig) compression() (repo.Compression, error) {
+	c, err := repo.ParseCompression(r.Compression)
+	if err != nil {
+		return c, &configError{fmt.Errorf("repository %q: %w", r.Name, err)}
+	}
+	if r.wal == "" {
+		return c, nil
+	}
+	wal, err := repo.ParseCompression(r.wal)
+	if err != nil {
+		return c, &configError{fmt.Errorf("archive.compression: %w", err)}
+	}
+	return c.WithWAL(wal), nil
 }
 
 // place is where a repository is, as its url says: in a directory, or in a

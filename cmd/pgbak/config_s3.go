@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -55,14 +54,21 @@ func (r repositoryConfig) s3() s3Config {
 	return *r.S3
 }
 
-// Lengths are compared apart: counted repetitions would cost every start of
-// the program more than all else in this package.
-var (
-	regionName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	className  = regexp.MustCompile(`^[A-Z][A-Z0-9_-]*$`)
-	amazonName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*[a-z0-9]$`)
-	bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$`)
+// Sets of characters that names are made of. Names are compared without regular
+// expressions, which every start of archive-push would have to compile.
+const (
+	digits   = "0123456789"
+	lower    = "abcdefghijklmnopqrstuvwxyz"
+	capitals = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
+
+// isName tells whether the name, which is not "", begins and ends with a character
+// of its set and has else only these.
+func isName(name, first, between, last string) bool {
+	only := func(text, set string) bool { return strings.Trim(text, set) == "" }
+	end := len(name) - 1
+	return end >= 0 && only(name[:1], first) && only(name[end:], last) && only(name, between)
+}
 
 // amazon tells whether the bucket is Amazon's and not another server's.
 func (s s3Config) amazon() bool {
@@ -90,7 +96,7 @@ func (s s3Config) check() error {
 	if err := s.checkEndpoint(); err != nil {
 		return err
 	}
-	if s.Region != "" && !regionName.MatchString(s.Region) {
+	if s.Region != "" && !isName(s.Region, lower+capitals+digits, lower+capitals+digits+"._-", lower+capitals+digits+"._-") {
 		return fmt.Errorf("s3.region %q is not the name of a region", s.Region)
 	}
 	if s.CAFile != "" {
@@ -100,7 +106,7 @@ func (s s3Config) check() error {
 	}
 	encryptions := []string{"AES256", "aws:kms", "aws:kms:dsse"}
 	switch {
-	case s.StorageClass != "" && !className.MatchString(s.StorageClass):
+	case s.StorageClass != "" && !isName(s.StorageClass, capitals, capitals+digits+"_-", capitals+digits+"_-"):
 		return fmt.Errorf("s3.storage-class %q is not the name of a storage class", s.StorageClass)
 	case s.StorageClass == "GLACIER" || s.StorageClass == "DEEP_ARCHIVE":
 		return fmt.Errorf("s3.storage-class %s: its objects cannot be read at once, so no backup and no restore would work", s.StorageClass)
@@ -164,11 +170,11 @@ func (c *credentialsConfig) check() error {
 // (docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html); on
 // other servers there are older buckets with capitals and underscores.
 func checkBucket(name string, amazon bool) error {
-	fits, longest := bucketName, 255
+	ends, between, longest := lower+capitals+digits, lower+capitals+digits+"._-", 255
 	if amazon {
-		fits, longest = amazonName, 63
+		ends, between, longest = lower+digits, lower+digits+".-", 63
 	}
-	if len(name) < 3 || len(name) > longest || !fits.MatchString(name) || strings.Contains(name, "..") || net.ParseIP(name) != nil {
+	if len(name) < 3 || len(name) > longest || !isName(name, ends, between, ends) || strings.Contains(name, "..") || net.ParseIP(name) != nil {
 		return fmt.Errorf("url: %q is not the name of a bucket: use 3 to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit", name)
 	}
 	return nil

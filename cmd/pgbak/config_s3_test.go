@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +163,34 @@ func TestBucketsOfOtherServersMayHaveOldNames(t *testing.T) {
 		text := "repositories: [{name: s3, url: \"s3://" + name + "\", s3: {endpoint: \"https://minio\"}}]\n" + s3Stanza
 		if _, err := parseConfig([]byte(text)); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestNamesOfS3AreThoseOfTheirForm compares with the regular expressions that say the form.
+func TestNamesOfS3AreThoseOfTheirForm(t *testing.T) {
+	region := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	class := regexp.MustCompile(`^[A-Z][A-Z0-9_-]*$`)
+	amazon := regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*[a-z0-9]$`)
+	other := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]$`)
+	for c := range 256 {
+		one := string([]byte{byte(c)})
+		for _, name := range []string{one, "a" + one, one + "a", "A" + one, "bb" + one, one + "bb", "b" + one + "b", "a" + one + "B"} {
+			s := s3Config{Region: name, StorageClass: "A"}
+			if got := s.check() == nil; got != region.MatchString(name) {
+				t.Errorf("%q as a region: %v", name, got)
+			}
+			s = s3Config{StorageClass: name}
+			if got := s.check() == nil; got != class.MatchString(name) {
+				t.Errorf("%q as a storage class: %v", name, got)
+			}
+			long := len(name) >= 3
+			if got := checkBucket(name, true) == nil; got != (long && amazon.MatchString(name)) {
+				t.Errorf("%q as a bucket of Amazon's: %v", name, got)
+			}
+			if got := checkBucket(name, false) == nil; got != (long && other.MatchString(name)) {
+				t.Errorf("%q as a bucket: %v", name, got)
+			}
 		}
 	}
 }

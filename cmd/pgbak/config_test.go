@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/pgbak/pgbak/repo"
 )
 
 const contractConfig = `repositories:
@@ -156,5 +158,30 @@ func TestFlagsComeBeforeVariablesAndVariablesBeforeTheFile(t *testing.T) {
 	a.flags.config = "/flag.yaml"
 	if path, _ := a.configPath(); path != "/flag.yaml" {
 		t.Errorf("configuration %s", path)
+	}
+}
+
+func TestArchiveCompressionGoesBeforeTheRepositorys(t *testing.T) {
+	c, err := parseConfig([]byte(`repositories:
+  - {name: first, url: "file:///backup/first", compression: "zstd:9"}
+  - {name: second, url: "file:///backup/second"}
+stanzas: [{name: main, pgdata: /data}]
+archive: {compression: s2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s2, err := repo.ParseCompression("s2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range []string{"zstd:9", ""} {
+		own, err := repo.ParseCompression(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Repositories[i].compression(); err != nil || got != own.WithWAL(s2) {
+			t.Errorf("%s: %+v, %v", c.Repositories[i].Name, got, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/archive/agent"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/readiness"
 	"github.com/pgbak/pgbak/internal/received"
@@ -84,8 +85,9 @@ type occasion struct {
 }
 
 const (
-	archiveGetName  = "archive-get"
-	archivePushName = "archive-push"
+	archiveGetName      = "archive-get"
+	archivePrefetchName = "archive-prefetch"
+	archivePushName     = "archive-push"
 )
 
 // exitCode is the one place that turns an error into an exit code.
@@ -115,11 +117,14 @@ func exitCode(o occasion, err error) int {
 // the reason that a user can act upon comes before its consequences.
 func generalCode(err error) int {
 	var signalled interrupted
+	var failure *agent.Failure
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &signalled):
 		return signalCode(signalled.signal)
+	case errors.As(err, &failure):
+		return failureCode(failure)
 	case is[*usageError](err):
 		return exitUsage
 	case is[*configError](err):

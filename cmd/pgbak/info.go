@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/backup"
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -44,6 +45,7 @@ type identityInfo struct {
 	Major       int       `json:"postgresql-major"`
 	SegmentSize int64     `json:"wal-segment-size"`
 	WAL         []walInfo `json:"wal"`
+	ledgerInfo
 }
 
 // walInfo is a run of segments without a gap.
@@ -69,7 +71,10 @@ type backupInfo struct {
 	Start    *repo.BackupPoint `json:"start,omitempty"`
 	Stop     *repo.BackupPoint `json:"stop,omitempty"`
 	Source   string            `json:"source,omitempty"`
-	Seconds  float64           `json:"duration-seconds"`
+	// Recoverable is how far recovery gets: on the backup's own timeline, and, if
+	// that is another one, on the way to the newest.
+	Recoverable []reachInfo `json:"recoverable,omitempty"`
+	Seconds     float64     `json:"duration-seconds"`
 
 	DatabaseSize int64 `json:"database-size"`
 	StoredSize   int64 `json:"stored-size"`
@@ -98,14 +103,17 @@ var (
 
 // newRepositoryInfo turns a catalogue, or the error that came instead, into
 // what info shows. The error it returns is the status as an error; nil is ok.
-func newRepositoryInfo(rc repositoryConfig, encryption string, c *repo.Catalog, err error) (repositoryInfo, error) {
-	r := repositoryInfo{Name: rc.Name, URL: rc.URL, Encryption: encryption, Identities: []identityInfo{}, Backups: []backupInfo{}}
+func newRepositoryInfo(rc repositoryConfig, h holdings, err error) (repositoryInfo, error) {
+	c := h.catalog
+	r := repositoryInfo{Name: rc.Name, URL: rc.URL, Encryption: h.encryption, Identities: []identityInfo{}, Backups: []backupInfo{}}
 	if err == nil {
-		for _, id := range c.Identities {
-			r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL))
+		for i, id := range c.Identities {
+			r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL, h.ledger.Identities[i]))
 		}
 		for _, b := range c.Backups {
-			r.Backups = append(r.Backups, newBackupInfo(b, walComplete(b.Header, c.WAL)))
+			info := newBackupInfo(b, walComplete(b.Header, c.WAL))
+			info.Recoverable = newReaches(h.ledger, b.Label)
+			r.Backups = append(r.Backups, info)
 		}
 		err = judgeBackups(rc.Name, c.Backups, r.Backups)
 	}
@@ -173,9 +181,9 @@ func firstNotOK(repositories []repositoryInfo) statusInfo {
 	return newStatus(nil)
 }
 
-func newIdentityInfo(id repo.Identity, ranges []repo.WALRange) identityInfo {
+func newIdentityInfo(id repo.Identity, ranges []repo.WALRange, l archive.IdentityLedger) identityInfo {
 	info := identityInfo{Number: id.Number, SystemID: strconv.FormatUint(id.SystemID, 10), Major: id.Major,
-		SegmentSize: id.SegmentSize, WAL: []walInfo{}}
+		SegmentSize: id.SegmentSize, WAL: []walInfo{}, ledgerInfo: newLedgerInfo(l)}
 	for _, w := range ranges {
 		if w.Identity != id.Number {
 			continue
@@ -275,6 +283,7 @@ func (id identityInfo) writeWAL(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "            wal archive min/max (timeline %d): %s/%s (%d segments%s)\n", w.Timeline, w.First, w.Last, w.Segments, gap)
 	}
+	id.ledgerInfo.writeText(b)
 }
 
 func (i backupInfo) writeText(b *strings.Builder, detail bool) {
@@ -287,6 +296,9 @@ func (i backupInfo) writeText(b *strings.Builder, detail bool) {
 	fmt.Fprintf(b, "            wal start/stop: %s / %s\n", i.Start.WAL, i.Stop.WAL)
 	fmt.Fprintf(b, "            database size: %s, stored size: %s (added: %s), duration: %s\n",
 		sizeText(i.DatabaseSize), sizeText(i.StoredSize), sizeText(i.AddedSize), durationText(seconds(i.Seconds)))
+	for _, r := range i.Recoverable {
+		fmt.Fprintf(b, "            recoverable: %s\n", r.text())
+	}
 	if i.Source != "" && i.Source != string(backup.FromLocal) {
 		fmt.Fprintf(b, "            source: %s\n", i.Source)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -49,14 +50,23 @@ func sampleCatalog() *repo.Catalog {
 	return c
 }
 
+// holdingsOf are the holdings of a catalogue whose WAL nobody has read.
+func holdingsOf(encryption string, c *repo.Catalog) holdings {
+	h := holdings{catalog: c, encryption: encryption}
+	if c != nil {
+		h.ledger = archive.NewLedger(c, 0)
+	}
+	return h
+}
+
 func sampleInfo(t *testing.T) []stanzaInfo {
 	t.Helper()
 	rc := repositoryConfig{Name: "local", URL: "file:///var/lib/pgbak"}
-	good, err := newRepositoryInfo(rc, "none", sampleCatalog(), nil)
+	good, err := newRepositoryInfo(rc, holdingsOf("none", sampleCatalog()), nil)
 	if !errors.Is(err, errDamagedManifest) {
 		t.Fatal(err)
 	}
-	bad, err := newRepositoryInfo(repositoryConfig{Name: "remote", URL: "file:///mnt/pgbak"}, "", nil,
+	bad, err := newRepositoryInfo(repositoryConfig{Name: "remote", URL: "file:///mnt/pgbak"}, holdings{},
 		fmt.Errorf("repository %q: stanza main: %w", "remote", repo.ErrUnknownStanza))
 	if err == nil {
 		t.Fatal("a missing stanza is no error")
@@ -120,7 +130,7 @@ func TestTheStatusSaysWhatIsWrong(t *testing.T) {
 		{"a damaged repository", nil, &repo.DamagedError{Key: "x", Err: errors.New("y")}, "error (object x is damaged: y)", exitDamaged},
 	} {
 		t.Run(c.title, func(t *testing.T) {
-			info, _ := newRepositoryInfo(repositoryConfig{Name: "local"}, "", c.catalog, c.err)
+			info, _ := newRepositoryInfo(repositoryConfig{Name: "local"}, holdingsOf("", c.catalog), c.err)
 			if want := (statusInfo{c.code, c.text}); info.Status != want {
 				t.Errorf("status %+v, want %+v", info.Status, want)
 			}

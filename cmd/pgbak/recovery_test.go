@@ -22,7 +22,29 @@ type archived struct {
 	repository     string
 	copy           string
 	restoreCommand string
+	spool          string // "" is none
 	rows           string
+}
+
+// withSpool lets archive-get fetch ahead, and say so in the server's log.
+func (a *archived) withSpool(t *testing.T) *archived {
+	t.Helper()
+	ahead := *a
+	ahead.spool = filepath.Join(a.dir, "spool")
+	if err := os.Mkdir(ahead.spool, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.GiveToServer(t, ahead.spool)
+	text, err := os.ReadFile(filepath.Join(a.dir, "pgbak.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(a.dir, "ahead.yaml")
+	if err := os.WriteFile(config, fmt.Appendf(text, "archive: {spool: %s, prefetch: 4MiB}\n", ahead.spool), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ahead.restoreCommand = strings.Replace(a.restoreCommand, "pgbak.yaml", "ahead.yaml --log-level debug", 1)
+	return &ahead
 }
 
 // newArchived makes a cluster, copies it while it is shut down, and lets it write
@@ -139,21 +161,30 @@ func TestArchiveGetAndRecovery(t *testing.T) {
 		t.Run(fmt.Sprintf("PostgreSQL %d", major), func(t *testing.T) {
 			t.Parallel() // it is mostly waiting
 			a := newArchived(t, major)
-			t.Run("an absent file ends recovery and the server promotes with every row", func(t *testing.T) {
-				c := a.recover(t, "recovery.signal")
-				c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
-				if rows := c.Query(t, "SELECT count(*) FROM t"); rows != a.rows {
-					t.Errorf("%s rows, want %s", rows, a.rows)
-				}
-			})
-			for title, trouble := range map[string]func(*testing.T) func(){
-				"a repository that is not there": a.breakStorage,
-				"a damaged WAL file":             a.damageWAL,
-			} {
-				t.Run(title+" stops recovery, and it goes on when the trouble is gone", func(t *testing.T) { a.stops(t, trouble) })
-				t.Run(title+" does not stop a standby, and it goes on when the trouble is gone", func(t *testing.T) { a.waits(t, trouble) })
-			}
+			a.keepsTheLaw(t)
+			// Now with what is fetched ahead between the server and the repository.
+			t.Run("fetching ahead", func(t *testing.T) { a.withSpool(t).keepsTheLaw(t) })
 		})
+	}
+}
+
+func (a *archived) keepsTheLaw(t *testing.T) {
+	t.Run("an absent file ends recovery and the server promotes with every row", func(t *testing.T) {
+		c := a.recover(t, "recovery.signal")
+		c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+		if rows := c.Query(t, "SELECT count(*) FROM t"); rows != a.rows {
+			t.Errorf("%s rows, want %s", rows, a.rows)
+		}
+		if got := strings.Contains(c.Log(), "ahead=true"); got != (a.spool != "") {
+			t.Errorf("served ahead: %v", got)
+		}
+	})
+	for title, trouble := range map[string]func(*testing.T) func(){
+		"a repository that is not there": a.breakStorage,
+		"a damaged WAL file":             a.damageWAL,
+	} {
+		t.Run(title+" stops recovery, and it goes on when the trouble is gone", func(t *testing.T) { a.stops(t, trouble) })
+		t.Run(title+" does not stop a standby, and it goes on when the trouble is gone", func(t *testing.T) { a.waits(t, trouble) })
 	}
 }
 

@@ -89,8 +89,8 @@ configuration file. Results go to standard output, messages to standard error.`,
 	flags.StringVar(&a.flags.logLevel, "log-level", "", "least `LEVEL` of messages: debug, info, warn or error (PGBAK_LOG_LEVEL; default info)")
 	flags.StringVar(&a.flags.logFormat, "log-format", "", "`FORMAT` of messages: text or json (PGBAK_LOG_FORMAT; default text)")
 	root.AddCommand(
-		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(), a.archiveReceiveCommand(),
-		a.restoreCommand(), a.infoCommand(), a.repoCommand(), a.versionCommand(),
+		a.initCommand(), a.checkCommand(), a.backupCommand(), a.archivePushCommand(), a.archiveGetCommand(), a.archivePrefetchCommand(),
+		a.archiveReceiveCommand(), a.agentCommand(), a.restoreCommand(), a.infoCommand(), a.ledgerCommand(), a.repoCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -127,6 +127,8 @@ const (
 	// attempts is so many that the time above ends it first, also when a server
 	// refuses at once: pauses grow to 30 s, of which the average is half.
 	attempts = 40
+	// What cannot be fetched ahead is fetched when it is needed, with patience.
+	prefetchPatience = 10 * time.Second
 )
 
 // retryPolicy is what the configuration says, or else what fits the command.
@@ -143,6 +145,8 @@ func (a *app) retryPolicy(rc repositoryConfig) (retry.Policy, error) {
 		p.Time = getPatience
 	case archivePushName, archiveReceiveName:
 		p.Time = pushPatience
+	case archivePrefetchName:
+		p.Time = prefetchPatience
 	}
 	if bounds.attempts > 0 {
 		p.Attempts = bounds.attempts

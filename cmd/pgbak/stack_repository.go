@@ -38,8 +38,8 @@ func (a *app) openRepository(ctx context.Context, rc repositoryConfig, to access
 func (a *app) repositoryOptions(rc repositoryConfig) (repo.Options, error) {
 	o := repo.Options{Clock: a.clock}
 	var err error
-	if o.Compression, err = repo.ParseCompression(rc.Compression); err != nil {
-		return o, &configError{fmt.Errorf("repository %q: %w", rc.Name, err)}
+	if o.Compression, err = rc.compression(); err != nil {
+		return o, err
 	}
 	if rc.Encryption != nil {
 		o.Passphrase = func() ([]byte, error) { return a.passphrase(rc.Encryption.PassphraseFile) }

@@ -51,6 +51,7 @@ func TestSourcesKeepTheHouseRules(t *testing.T) {
 	for _, f := range files {
 		report(t, CheckExits(f))
 		report(t, CheckClock(f, mayReadTheClock()))
+		report(t, CheckStarts(f))
 		report(t, CheckLengths(f))
 		report(t, CheckFormat(f))
 	}

@@ -124,6 +124,23 @@ func TestClockRule(t *testing.T) {
 	}
 }
 
+func TestStartRule(t *testing.T) {
+	for _, test := range []struct{ title, path, body, want string }{
+		{"a regular expression", "repo/a.go", `import "regexp"; var form = regexp.MustCompile("x")`, "repo/a.go:1: compiles a regular expression"},
+		{"one within a table", "cmd/pgbak/a.go", `import "regexp"; var forms = []*regexp.Regexp{regexp.MustCompilePOSIX("x")}`, "compiles a regular expression"},
+		{"one that waits", "repo/a.go", `import ("regexp"; "sync"); var form = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("x") })`, ""},
+		{"one in a function", "repo/a.go", `import "regexp"; func f() { regexp.MustCompile("x") }`, ""},
+		{"init", "storage/a.go", `func init() {}`, "storage/a.go:1: has a function init"},
+		{"a method called init", "storage/a.go", `type t int; func (t) init() {}`, ""},
+		{"a test", "repo/a_test.go", `import "regexp"; var form = regexp.MustCompile("x")`, ""},
+		{"the rules themselves", "internal/lint/a.go", `import "regexp"; var form = regexp.MustCompile("x")`, ""},
+	} {
+		t.Run(test.title, func(t *testing.T) {
+			expect(t, CheckStarts(parse(t, test.path, "package a; "+test.body)), test.want)
+		})
+	}
+}
+
 func TestLengthRule(t *testing.T) {
 	function := func(lines int) string {
 		return "package a\n\nfunc f() {\n" + strings.Repeat("\tf()\n", lines-2) + "}\n"

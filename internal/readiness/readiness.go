@@ -125,14 +125,10 @@ func levelProblem(info server.Info, _ string) (Problem, bool) {
 
 func modeProblem(info server.Info, _ string) (Problem, bool) {
 	switch info.ArchiveMode {
-	case "on":
+	case "on", "always":
+		// A standby with archive_mode=always pushes what its primary pushes too:
+		// what is the same agrees, and what is not is refused.
 		return Problem{}, false
-	case "always":
-		// A standby with archive_mode=always pushes what its primary pushes too,
-		// and two servers that answer for one archive hide each other's gaps.
-		return problem(ErrNotReady, true,
-			"set archive_mode = on and restart the server: the primary alone archives.",
-			"archive_mode is always, which this version does not support"), true
 	default:
 		return problem(ErrNotReady, true,
 			"set archive_mode = on in postgresql.conf and restart the server.",

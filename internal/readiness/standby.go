@@ -32,10 +32,6 @@ func StandbyProblems(standby, primary server.Info, pgdata string, id repo.Identi
 	if p, found := directoryProblem(standby, pgdata); found {
 		problems = append(problems, p)
 	}
-	if standby.ArchiveMode == "always" {
-		p, _ := modeProblem(standby, pgdata)
-		problems = append(problems, p)
-	}
 	return append(problems, primaryProblems(primary)...)
 }
 

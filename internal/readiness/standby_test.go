@@ -31,7 +31,7 @@ func TestStandbyProblems(t *testing.T) {
 		{"no standby", func(s, _ *server.Info) { s.InRecovery = false }, []string{"the server is not a standby"}, ErrNotReady},
 		{"a primary that is a standby hides what it says of archiving", func(_, p *server.Info) { p.InRecovery, p.ArchiveMode = true, "off" }, []string{"in recovery itself"}, ErrNotReady},
 		{"another data directory of the standby", func(s, _ *server.Info) { s.DataDirectory = "/other" }, []string{"data_directory is /other"}, ErrNotReady},
-		{"a standby that archives", func(s, _ *server.Info) { s.ArchiveMode = "always" }, []string{"archive_mode is always"}, ErrNotReady},
+		{"a standby that archives is fine", func(s, _ *server.Info) { s.ArchiveMode = "always" }, nil, nil},
 		{"a primary that does not archive", func(_, p *server.Info) { p.ArchiveMode = "off" }, []string{"on the primary: archive_mode is off"}, ErrNotReady},
 		{"several problems of the primary", func(_, p *server.Info) { p.WALLevel, p.ArchiveCommand, p.FullPageWrites = "minimal", "", false },
 			[]string{"on the primary: wal_level is minimal", "on the primary: archive_command is not set", "on the primary: full_page_writes is off"}, ErrNotReady},

@@ -1,0 +1,42 @@
+package archive
+
+import (
+	"sync"
+
+	"github.com/pgbak/pgbak/repo"
+)
+
+// walBuffers are what the files of one batch are read into, one after the other.
+// nil gives none.
+type walBuffers struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+// take gives a buffer for a file, nil if it is too large to be held, or too small
+// to matter.
+func (b *walBuffers) take(size int64) []byte {
+	if b == nil || size > heldContent || size < sumChunk {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.free); n > 0 {
+		last := b.free[n-1]
+		b.free = b.free[:n-1]
+		if int64(cap(last)) >= size {
+			return last
+		}
+	}
+	return repo.NewWALBuffer(size)
+}
+
+// give takes a buffer back that nothing reads any more.
+func (b *walBuffers) give(buffer []byte) {
+	if b == nil || buffer == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = append(b.free, buffer)
+}

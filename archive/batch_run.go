@@ -1,0 +1,330 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pgbak/pgbak/repo"
+)
+
+// begin prepares the targets for this run.
+func (r *pushRun) begin(ctx context.Context) {
+	for _, t := range r.targets {
+		t.begin(ctx, &r.opening)
+	}
+}
+
+// run pushes the file that was asked for and, by the other workers, what else is ready.
+func (r *pushRun) run(ctx context.Context) (Result, error) {
+	began := r.clock()
+	patience, giveUp := context.WithTimeout(ctx, r.bounds.open)
+	defer giveUp()
+	r.patience = patience
+	r.begun[r.asked] = true
+	var workers sync.WaitGroup
+	for range r.processes() - 1 {
+		workers.Go(func() { r.pushAhead(ctx) })
+	}
+	result, err := r.pushAsked(ctx)
+	defer r.answer(ctx, err)()
+	r.pushAhead(ctx)
+	workers.Wait()
+	r.disown()
+	r.pushKept(ctx)
+	r.recordDropped(ctx)
+	if r.total.files > 1 {
+		r.pusher.Log.Info("archived a batch", "files", r.total.files, "bytes", r.total.bytes, "stored", r.total.stored,
+			"seconds", r.clock().Sub(began).Seconds())
+	}
+	return result, err
+}
+
+// answer begins the time in which the run has to come to its end.
+func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answered, r.unsettle = true, err
+	left := r.bounds.ahead
+	if err != nil {
+		left = r.bounds.failing
+	}
+	close(r.done)
+	var cancel context.CancelFunc
+	r.stop, cancel = context.WithTimeout(ctx, left)
+	return cancel
+}
+
+// pushAsked pushes the file that PostgreSQL waits for.
+func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
+	began := r.clock()
+	result, err := r.push(ctx, r.asked, nil)
+	r.tell(Pushed{Result: result, Err: err, Asked: true, Duration: r.clock().Sub(began)})
+	return result, err
+}
+
+// pushAhead pushes what else is ready, file by file.
+func (r *pushRun) pushAhead(ctx context.Context) {
+	for ctx.Err() == nil {
+		name, ok := r.next()
+		if !ok && !r.more(ctx) {
+			return
+		}
+		if !ok {
+			continue
+		}
+		began := r.clock()
+		result, err := r.push(ctx, name, r.patience)
+		if ctx.Err() != nil {
+			return
+		}
+		r.again(result)
+		r.tell(Pushed{Result: result, Err: err, Duration: r.clock().Sub(began)})
+	}
+}
+
+// lookAgain is how often a worker that has nothing to do looks for more while the
+// file that was asked for is not done: it may wait for one repository for long.
+const lookAgain = 500 * time.Millisecond
+
+// more waits for work, and tells whether there may be some.
+func (r *pushRun) more(ctx context.Context) bool {
+	select {
+	case <-r.done:
+		return false
+	default:
+	}
+	timer := time.NewTimer(lookAgain)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// again lets a file be begun once more in this run for the repositories that it
+// did not wait for. They come into question again once they are open.
+func (r *pushRun) again(result Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var missing []string
+	for _, f := range result.Failed {
+		if !errors.Is(f.Err, errNotAsked) {
+			return
+		}
+		for _, t := range r.targets {
+			if t.Name == f.Repository {
+				missing = append(missing, t.key)
+			}
+		}
+	}
+	if len(missing) > 0 {
+		r.missing[result.File], r.begun[result.File] = missing, false
+	}
+}
+
+// next gives the next file that a repository lacks which is not known to fail.
+func (r *pushRun) next() (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for refilled := false; ; {
+		if r.answered && (r.stop.Err() != nil || r.unsettle == nil && r.ahead >= r.bounds.files) {
+			return "", false
+		}
+		if len(r.queue) == 0 {
+			if refilled || !r.refill() {
+				return "", false
+			}
+			refilled = true
+			continue
+		}
+		name := r.queue[0]
+		r.queue = r.queue[1:]
+		if len(r.lacking(r.missing[name])) == 0 {
+			continue
+		}
+		r.begun[name] = true
+		if r.answered {
+			r.ahead++
+		}
+		return name, true
+	}
+}
+
+// lacking gives those of the places that may be asked: all but those that failed,
+// and that take too long to open.
+func (r *pushRun) lacking(places []string) []*runTarget {
+	var lacking []*runTarget
+	for _, t := range r.targets {
+		if slices.Contains(places, t.key) && !t.isDown() && (t.isOpen() || r.patience.Err() == nil) {
+			lacking = append(lacking, t)
+		}
+	}
+	return lacking
+}
+
+// refill looks what is ready now. What no run has tried comes first: a repository
+// that has been away for long must not keep new WAL from the others. It needs r.mu.
+func (r *pushRun) refill() bool {
+	ready, err := filesReady(r.wal)
+	if err != nil {
+		return false // not called by a server, or not for its directory
+	}
+	if !r.cleaned {
+		r.cleaned = true
+		r.clean(ready)
+	}
+	var tried []string
+	for _, name := range ready {
+		if r.begun[name] {
+			continue
+		}
+		places, known := r.missing[name]
+		if !known {
+			a, err := r.spool.readAcknowledgement(name)
+			if err != nil {
+				r.missing[name] = r.places()
+				r.queue = append(r.queue, name)
+				continue
+			}
+			places = without(r.places(), r.holders(a))
+			r.missing[name] = places
+		}
+		if len(r.lacking(places)) > 0 {
+			tried = append(tried, name)
+		}
+	}
+	r.queue = append(r.queue, tried...)
+	return len(r.queue) > 0
+}
+
+// without gives the places that none of the holders is.
+func without(places []string, holders []holder) []string {
+	return slices.DeleteFunc(slices.Clone(places), func(place string) bool {
+		return slices.ContainsFunc(holders, func(h holder) bool { return h.Place == place })
+	})
+}
+
+// push pushes a file to the repositories that lack it, and leaves word of those
+// that hold it. patience is nil for the file that was asked for.
+func (r *pushRun) push(ctx context.Context, name string, patience context.Context) (Result, error) {
+	var ack acknowledgement
+	var counting []holder
+	if r.spool != nil {
+		if a, err := r.spool.readAcknowledgement(name); err == nil {
+			ack, counting = a, r.holders(a)
+		}
+	}
+	if len(counting) == len(r.targets) {
+		// Left since this run looked, or for another content.
+		if now, err := sumFile(r.path(name)); err == nil && now == ack.contentSum {
+			return r.complete(Result{File: name, Acknowledged: true}, counting, ack.Size), nil
+		}
+		counting = nil
+	}
+	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.buffers)
+	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
+		// The others hold other content, or are not what they were.
+		counting = nil
+		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), r.buffers)
+	}
+	r.noteFailed(o.Failed)
+	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
+		ack.File = name
+		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o.content, counting, o.holders, r.clock())))
+	}
+	return r.complete(o.Result, counting, o.content.Size), err
+}
+
+// asking gives the targets for a file that these hold.
+func (r *pushRun) asking(holders []holder, patience context.Context) []PushTarget {
+	var asking []PushTarget
+	missing := without(r.places(), holders)
+	for _, t := range r.targets {
+		switch {
+		case !slices.Contains(missing, t.key):
+		case patience == nil:
+			asking = append(asking, t.forRun(nil))
+		case t.isDown():
+			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
+				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
+		default:
+			asking = append(asking, t.forRun(patience.Done()))
+		}
+	}
+	return asking
+}
+
+// complete adds the repositories that held the file before, in the order of the targets.
+func (r *pushRun) complete(result Result, held []holder, size int64) Result {
+	stored := result.Stored
+	result.Stored = nil
+	for _, t := range r.targets {
+		if i := slices.IndexFunc(stored, func(s Stored) bool { return s.Repository == t.Name }); i >= 0 {
+			result.Stored = append(result.Stored, stored[i])
+		} else if slices.ContainsFunc(held, func(h holder) bool { return h.Place == t.key }) {
+			result.Stored = append(result.Stored, Stored{Repository: t.Name, Outcome: repo.WALAlreadyThere, RawSize: size})
+		}
+	}
+	return result
+}
+
+// noteFailed keeps the files that nobody asked for away from a repository that fails.
+func (r *pushRun) noteFailed(failed []Failed) {
+	for _, f := range failed {
+		if isOfFile(f.Err) {
+			continue
+		}
+		for _, t := range r.targets {
+			if t.Name == f.Repository {
+				t.fail(f.Err)
+			}
+		}
+	}
+}
+
+// spoolFailed keeps the first error of the spool: it never fails a push.
+func (r *pushRun) spoolFailed(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil && r.spoolErr == nil {
+		r.spoolErr = err
+	}
+}
+
+// tell logs what became of a file.
+func (r *pushRun) tell(p Pushed) {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	log := r.pusher.Log
+	var bytes, stored int64
+	for _, s := range p.Stored {
+		if s.Outcome == repo.WALStored {
+			log.Debug("archived", "file", p.File, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize, "seconds", p.Duration.Seconds())
+			bytes, stored = s.RawSize, stored+s.StoredSize
+		}
+	}
+	if bytes > 0 {
+		r.total.files++
+		r.total.bytes += bytes
+		r.total.stored += stored
+	}
+	if !p.Asked {
+		// When PostgreSQL asks for it, the acknowledgement has nothing to say of them.
+		for _, w := range p.Warnings {
+			log.Warn(w)
+		}
+		for _, f := range p.Failed {
+			if !errors.Is(f.Err, errNotAsked) {
+				r.warnOnce(p.File, f)
+			}
+		}
+	}
+	if r.Each != nil {
+		r.Each(p)
+	}
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
+)
+
+func (a *app) ledgerCommand() *cobra.Command {
+	var output outputFlag
+	full := false
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "Show which WAL is archived, what is missing, and how far recovery gets",
+		Long: `ledger shows for each repository and timeline which WAL is there, every gap
+and conflict with what became of it, and how far recovery gets from each backup.
+A gap is open until a backup is taken behind it or a person acknowledges it.
+
+What is marked as complete is not listed. With --full every segment is, which
+takes a request for each thousand on S3, and the marks are compared: a
+difference is damage.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := output.check(); err != nil {
+				return err
+			}
+			return a.ledger(cmd.Context(), output, full)
+		},
+	}
+	output.add(cmd)
+	cmd.Flags().BoolVar(&full, "full", false, "list every segment, and compare the marks with that")
+	cmd.AddCommand(a.acknowledgeCommand())
+	return cmd
+}
+
+// ledgerResult is the output of ledger; docs/json.md describes it.
+type ledgerResult struct {
+	Stanza       string             `json:"stanza"`
+	Repositories []ledgerRepository `json:"repositories"`
+}
+
+type ledgerRepository struct {
+	Name       string         `json:"name"`
+	Identities []identityInfo `json:"identities"`
+	Backups    []ledgerBackup `json:"backups"`
+}
+
+type ledgerBackup struct {
+	Label       repo.Label  `json:"label"`
+	Recoverable []reachInfo `json:"recoverable"`
+}
+
+func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
+	sel, err := a.selected()
+	if err != nil {
+		return err
+	}
+	result := ledgerResult{Stanza: sel.stanza.Name, Repositories: []ledgerRepository{}}
+	var lies error
+	for _, rc := range sel.repositories {
+		o, err := a.openStanza(ctx, rc, sel.stanza.Name, toRead)
+		if err != nil {
+			return err
+		}
+		c, err := o.stanza.Catalog(ctx)
+		if err == nil && full {
+			err = compareMarks(ctx, o.stanza, c)
+			if errors.Is(err, repo.ErrDamaged) {
+				lies, err = errors.Join(lies, fmt.Errorf("repository %q: %w", rc.Name, err)), nil
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("repository %q: %w", rc.Name, err)
+		}
+		result.Repositories = append(result.Repositories, newLedgerRepository(rc.Name, c, a.readLedger(ctx, o.stanza, c)))
+	}
+	if err := output.print(a, result, result.text); err != nil {
+		return err
+	}
+	return lies
+}
+
+// readLedger works out the ledger and reads the ends of WAL. What cannot be read
+// stays unknown.
+func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog) *archive.Ledger {
+	l := archive.NewLedger(c, 0)
+	for _, err := range l.ReadEnds(ctx, s) {
+		a.log.Warn("the last commit that can be recovered is unknown", "stanza", s.Name(), "cause", err)
+	}
+	if c.DamagedEvents != nil {
+		a.log.Warn("events of the ledger cannot be read", "stanza", s.Name(), "cause", c.DamagedEvents)
+	}
+	return l
+}
+
+// compareMarks lists all segments. What marks say more than that is damage; the
+// catalogue has what is there in any case.
+func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
+	var listed []repo.WALRange
+	for _, id := range c.Identities {
+		ranges, err := s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{})
+		if err != nil {
+			return err
+		}
+		listed = append(listed, ranges...)
+	}
+	var lies error
+	for _, r := range c.WAL {
+		covered := false
+		for _, there := range listed {
+			covered = covered || r.Identity == there.Identity && r.Timeline == there.Timeline && there.First <= r.First && r.Last <= there.Last
+		}
+		if !covered {
+			l := archive.IdentityLedger{Identity: identityNumbered(c, r.Identity)}
+			lies = errors.Join(lies, &repo.DamagedError{Key: fmt.Sprintf("ledger/%s/marks/%08d/%s", s.Name(), r.Identity, r.Timeline), What: "marks",
+				Err: fmt.Errorf("not all WAL from %s to %s is there, though it is marked as complete", l.Name(r.Timeline, r.First), l.Name(r.Timeline, r.Last))})
+		}
+	}
+	c.WAL = listed
+	return hint.Wrap(lies, "something other than pgbak has removed WAL: delete the marks under that key, they are made anew from what is there.")
+}
+
+func identityNumbered(c *repo.Catalog, number int) repo.Identity {
+	for _, id := range c.Identities {
+		if id.Number == number {
+			return id
+		}
+	}
+	return repo.Identity{Number: number, SegmentSize: postgres.MaxWALSegmentSize}
+}
+
+func newLedgerRepository(name string, c *repo.Catalog, l *archive.Ledger) ledgerRepository {
+	r := ledgerRepository{Name: name, Identities: []identityInfo{}, Backups: []ledgerBackup{}}
+	for i, id := range c.Identities {
+		r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL, l.Identities[i]))
+	}
+	for _, b := range c.Backups {
+		if reaches := newReaches(l, b.Label); reaches != nil {
+			r.Backups = append(r.Backups, ledgerBackup{b.Label, reaches})
+		}
+	}
+	return r
+}
+
+func (r ledgerResult) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "stanza: %s\n", r.Stanza)
+	for _, repository := range r.Repositories {
+		fmt.Fprintf(&b, "\n    repository: %s\n", repository.Name)
+		for _, id := range repository.Identities {
+			fmt.Fprintf(&b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
+			id.writeWAL(&b)
+		}
+		for _, backup := range repository.Backups {
+			fmt.Fprintf(&b, "\n        backup: %s\n", backup.Label)
+			for _, reach := range backup.Recoverable {
+				fmt.Fprintf(&b, "            recoverable: %s\n", reach.text())
+			}
+		}
+	}
+	return b.String()
+}
+
+func (a *app) acknowledgeCommand() *cobra.Command {
+	note := ""
+	cmd := &cobra.Command{
+		Use:   "acknowledge FIRST LAST",
+		Short: "Say that a gap or a conflict is known",
+		Long: `acknowledge records, in every selected repository, that the loss of the WAL
+from the segment FIRST to the segment LAST is known, or that a conflict about a
+file is (then both are its name). check does not fail for it any more. Recovery
+still cannot pass a gap.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.TrimSpace(note) == "" {
+				return &usageError{err: errors.New("--note is missing: say what is known of it"), command: cmd.CommandPath()}
+			}
+			return a.acknowledge(cmd.Context(), args[0], args[1], note)
+		},
+	}
+	cmd.Flags().StringVar(&note, "note", "", "`TEXT` that is shown with it, such as the reason")
+	return cmd
+}
+
+func (a *app) acknowledge(ctx context.Context, first, last, note string) error {
+	sel, err := a.selected()
+	if err != nil {
+		return err
+	}
+	done := 0
+	for _, rc := range sel.repositories {
+		o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
+		if err != nil {
+			return err
+		}
+		id := o.stanza.Current()
+		if err := segmentNames(id, first, last); err != nil {
+			return &usageError{err: err, command: "pgbak ledger acknowledge"}
+		}
+		c, err := o.stanza.Catalog(ctx)
+		if err != nil {
+			return fmt.Errorf("repository %q: %w", rc.Name, err)
+		}
+		ledgers := archive.NewLedger(c, 0).Identities
+		if !isKnownTo(ledgers[len(ledgers)-1], first, last) {
+			continue
+		}
+		event := repo.WALEvent{Kind: repo.WALGapAcknowledged, First: first, Last: last, Note: note, By: who()}
+		if err := o.stanza.RecordWALEvent(ctx, id, event); err != nil {
+			return fmt.Errorf("repository %q: %w", rc.Name, err)
+		}
+		done++
+		fmt.Fprintf(a.stdout, "repository %s: %s to %s is acknowledged\n", rc.Name, first, last)
+	}
+	if done == 0 {
+		return hint.Wrap(fmt.Errorf("there is no gap or conflict from %s to %s", first, last), "'pgbak ledger' shows them.")
+	}
+	return nil
+}
+
+// isKnownTo tells whether the ledger has a gap or a conflict in the range.
+func isKnownTo(l archive.IdentityLedger, first, last string) bool {
+	for _, g := range l.Gaps {
+		if l.Name(g.Timeline, g.First) <= last && first <= l.Name(g.Timeline, g.Last) {
+			return true
+		}
+	}
+	for _, c := range l.Conflicts {
+		if first <= c.First && c.First <= last {
+			return true
+		}
+	}
+	return false
+}
+
+// who names the person for the record, as well as this machine knows.
+func who() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/readiness"
+	"github.com/pgbak/pgbak/repo"
+)
+
+// What info, check and ledger show of the ledger. docs/json.md describes every
+// field; they are a contract.
+
+// ledgerInfo is a part of an identity.
+type ledgerInfo struct {
+	Newest           uint32         `json:"newest-timeline"`
+	Gaps             []gapInfo      `json:"gaps"`
+	Conflicts        []conflictInfo `json:"conflicts"`
+	Foreign          []foreignInfo  `json:"foreign,omitempty"`
+	DamagedHistories []damagedInfo  `json:"damaged-histories,omitempty"`
+	NoHistory        []uint32       `json:"missing-histories,omitempty"`
+}
+
+type gapInfo struct {
+	Timeline uint32     `json:"timeline"`
+	First    string     `json:"first"`
+	Last     string     `json:"last"`
+	Segments uint64     `json:"segments"`
+	Status   string     `json:"status"` // open, closed, acknowledged, aside
+	Dropped  bool       `json:"dropped"`
+	Recent   bool       `json:"recent"`
+	ClosedBy repo.Label `json:"closed-by,omitempty"`
+	Notes    []noteInfo `json:"acknowledgements,omitempty"`
+}
+
+type noteInfo struct {
+	Time time.Time `json:"time"`
+	By   string    `json:"by,omitempty"`
+	Note string    `json:"note"`
+}
+
+type conflictInfo struct {
+	Kind     string     `json:"kind"` // conflict, history-conflict
+	File     string     `json:"file"`
+	Timeline uint32     `json:"timeline"`
+	Status   string     `json:"status"`
+	Archived string     `json:"archived,omitempty"`
+	Refused  string     `json:"refused,omitempty"`
+	Host     string     `json:"host,omitempty"`
+	Path     string     `json:"path,omitempty"`
+	Time     time.Time  `json:"time"`
+	Message  string     `json:"message,omitempty"`
+	ClosedBy repo.Label `json:"closed-by,omitempty"`
+	Notes    []noteInfo `json:"acknowledgements,omitempty"`
+}
+
+type foreignInfo struct {
+	SystemID string    `json:"system-identifier"`
+	Major    int       `json:"postgresql-major,omitempty"`
+	File     string    `json:"file,omitempty"`
+	Host     string    `json:"host,omitempty"`
+	Path     string    `json:"path,omitempty"`
+	Time     time.Time `json:"time"`
+	Message  string    `json:"message,omitempty"`
+}
+
+type damagedInfo struct {
+	Timeline uint32 `json:"timeline"`
+	Error    string `json:"error"`
+}
+
+// reachInfo is how far recovery gets from a backup to a timeline.
+type reachInfo struct {
+	Timeline uint32     `json:"timeline"`
+	Last     string     `json:"last,omitempty"` // segment
+	LSN      string     `json:"lsn"`
+	Time     *time.Time `json:"time,omitempty"` // of the last commit
+	Gap      bool       `json:"gap"`            // WAL behind it is there
+	Missing  string     `json:"missing,omitempty"`
+}
+
+func newLedgerInfo(l archive.IdentityLedger) ledgerInfo {
+	info := ledgerInfo{Newest: uint32(l.Newest), Gaps: []gapInfo{}, Conflicts: []conflictInfo{}}
+	for _, g := range l.Gaps {
+		info.Gaps = append(info.Gaps, newGapInfo(l, g))
+	}
+	for _, c := range l.Conflicts {
+		info.Conflicts = append(info.Conflicts, conflictInfo{string(c.Kind), c.First, uint32(c.Timeline), string(c.Standing), c.Archived, c.Refused,
+			c.Host, c.Path, c.Time, c.Message, c.ClosedBy, newNotes(c.Notes)})
+	}
+	for _, f := range l.Foreign {
+		info.Foreign = append(info.Foreign, foreignInfo{strconv.FormatUint(f.SystemID, 10), f.Major, f.First, f.Host, f.Path, f.Time, f.Message})
+	}
+	for _, d := range l.Damaged {
+		info.DamagedHistories = append(info.DamagedHistories, damagedInfo{uint32(d.Timeline), oneLine(d.Err.Error())})
+	}
+	for _, tli := range l.NoHistory {
+		info.NoHistory = append(info.NoHistory, uint32(tli))
+	}
+	return info
+}
+
+func newGapInfo(l archive.IdentityLedger, g archive.Gap) gapInfo {
+	return gapInfo{uint32(g.Timeline), l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), g.Count(), string(g.Standing),
+		g.IsDropped, g.IsRecent, g.ClosedBy, newNotes(g.Notes)}
+}
+
+func newNotes(events []repo.WALEvent) []noteInfo {
+	var notes []noteInfo
+	for _, e := range events {
+		notes = append(notes, noteInfo{e.Time, e.By, e.Note})
+	}
+	return notes
+}
+
+// newReaches gives, for a backup, its own timeline and the way to the newest.
+func newReaches(l *archive.Ledger, label repo.Label) []reachInfo {
+	var out []reachInfo
+	for _, id := range l.Identities {
+		for _, b := range id.Backups {
+			if b.Label != label {
+				continue
+			}
+			out = append(out, newReachInfo(b.Own))
+			if b.Newest != nil {
+				out = append(out, newReachInfo(*b.Newest))
+			}
+		}
+	}
+	return out
+}
+
+func newReachInfo(r archive.Reach) reachInfo {
+	info := reachInfo{Timeline: uint32(r.Timeline), Last: r.Last, LSN: r.End.String(), Gap: r.IsGap, Missing: r.Missing}
+	if r.Until != 0 {
+		info.LSN = r.Until.String()
+	}
+	if !r.Time.IsZero() {
+		info.Time = &r.Time
+	}
+	return info
+}
+
+// text is a line or two for people.
+func (g gapInfo) text() string {
+	what := fmt.Sprintf("timeline %d: %s to %s (%d segments): %s", g.Timeline, g.First, g.Last, g.Segments, g.Status)
+	switch g.Status {
+	case string(archive.Open):
+		what += ", a new backup is needed"
+		if g.Recent {
+			what = strings.Replace(what, ", a new backup is needed", ", or still on its way", 1)
+		}
+	case string(archive.Closed):
+		what += " by backup " + string(g.ClosedBy)
+	case string(archive.Aside):
+		what += ", on a branch that the newest timeline has left"
+	}
+	if g.Dropped {
+		what += "; dropped because of archive.queue-max"
+	}
+	return what + notesText(g.Notes)
+}
+
+func notesText(notes []noteInfo) string {
+	text := ""
+	for _, n := range notes {
+		text += fmt.Sprintf("; acknowledged %s by %s: %s", timeText(n.Time), n.By, oneLine(n.Note))
+	}
+	return text
+}
+
+func (c conflictInfo) text() string {
+	what := "another content of " + c.File + " was refused"
+	if c.Host != "" || c.Path != "" {
+		what += fmt.Sprintf(", from %s:%s", c.Host, c.Path)
+	}
+	what += fmt.Sprintf(", first at %s: %s", timeText(c.Time), c.Status)
+	if c.Message != "" {
+		what += "; " + oneLine(c.Message)
+	}
+	return what + notesText(c.Notes)
+}
+
+func (f foreignInfo) text() string {
+	return fmt.Sprintf("WAL of system identifier %s was refused, from %s:%s, first at %s", f.SystemID, f.Host, f.Path, timeText(f.Time))
+}
+
+func (l ledgerInfo) writeText(b *strings.Builder) {
+	for _, g := range l.Gaps {
+		fmt.Fprintf(b, "            wal gap (%s)\n", g.text())
+	}
+	for _, c := range l.Conflicts {
+		fmt.Fprintf(b, "            wal %s (%s)\n", strings.ReplaceAll(c.Kind, "-", " "), c.text())
+	}
+	for _, f := range l.Foreign {
+		fmt.Fprintf(b, "            foreign wal (%s)\n", f.text())
+	}
+	for _, d := range l.DamagedHistories {
+		fmt.Fprintf(b, "            history of timeline %d cannot be read: %s\n", d.Timeline, d.Error)
+	}
+	for _, tli := range l.NoHistory {
+		fmt.Fprintf(b, "            history of timeline %d is not in the archive\n", tli)
+	}
+}
+
+func (r reachInfo) text() string {
+	text := fmt.Sprintf("timeline %d to %s", r.Timeline, r.LSN)
+	if r.Time != nil {
+		text += ", last commit " + timeText(*r.Time)
+	}
+	if r.Gap {
+		text += ", where " + r.Missing + " is missing"
+	}
+	return text
+}
+
+// ledgerProblems are what check says of the WAL of the identity that archives now.
+func ledgerProblems(repository string, l archive.IdentityLedger) []readiness.Problem {
+	var out []readiness.Problem
+	problem := func(fatal bool, advice, format string, args ...any) {
+		err := fmt.Errorf("repository %q: %w", repository, fmt.Errorf(format, args...))
+		out = append(out, readiness.Problem{Error: hint.Wrap(err, "%s", advice), Fatal: fatal})
+	}
+	for _, g := range l.OpenGaps() {
+		first, last, why := l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), ""
+		if g.IsDropped {
+			why = "; archive-push gave them up because of archive.queue-max"
+		}
+		problem(true, fmt.Sprintf("push them if a server still has them in pg_wal; else take a new backup, behind which recovery is possible again, or, if the loss is known, run 'pgbak ledger acknowledge %s %s --note TEXT'.", first, last),
+			"WAL from %s to %s (%d segments) is missing in the archive, and recovery from older backups ends there%s", first, last, g.Count(), why)
+	}
+	for _, c := range l.OpenConflicts() {
+		info := newLedgerInfo(archive.IdentityLedger{Identity: l.Identity, Conflicts: []archive.Conflict{c}}).Conflicts[0]
+		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", c.First, c.Last),
+			"%s", info.text())
+	}
+	for _, d := range l.Damaged {
+		problem(true, "move the object away and push the file again from the pg_wal of a server that has it.", "the history of timeline %d cannot be read: %w", d.Timeline, d.Err)
+	}
+	for _, tli := range l.NoHistory {
+		problem(false, fmt.Sprintf("push %s.history from the pg_wal of a server that has it.", tli),
+			"the history of timeline %d is not in the archive, and recovery cannot come to it from another timeline", tli)
+	}
+	for _, f := range newLedgerInfo(l).Foreign {
+		problem(false, "correct archive_command on that server.", "%s", f.text())
+	}
+	return out
+}
+
+// segmentNames parses two names of the command line.
+func segmentNames(id repo.Identity, first, last string) error {
+	for _, name := range []string{first, last} {
+		if _, err := postgres.ParseWALFile(name, id.SegmentSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}

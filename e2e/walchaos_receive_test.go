@@ -1,0 +1,77 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/pgbak/pgbak/internal/pgtest"
+)
+
+// chaosReceiver is an archive-receive of its own host, which takes WAL from whoever
+// is the primary, beside archive_command.
+type chaosReceiver struct {
+	*host
+	service     *chaosService
+	directories int
+}
+
+// receive starts the receiver, or leads it to the new primary.
+func (c *chaos) receive(t *testing.T) {
+	t.Helper()
+	if !c.means.receive {
+		return
+	}
+	if c.receiver == nil {
+		dir := filepath.Join(c.dir, "receiver")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		pgtest.GiveToServer(t, dir)
+		c.receiver = &chaosReceiver{host: &host{dir: dir, program: c.program, config: filepath.Join(dir, "pgbak.yaml")}}
+	}
+	r := c.receiver
+	r.write(t, "pgbak.yaml", fmt.Sprintf(`repositories:
+  - name: local
+    url: file://%s
+    retry: {attempts: 2, time: 1s}
+  - name: bucket
+    %s
+stanzas:
+  - name: main
+    connection: %q
+processes: 2
+`, c.local, c.bucket.settings(), c.primary.DSN()))
+	if r.service == nil {
+		r.begin(t)
+	}
+	r.service.kill() // by the next start the new primary is there
+}
+
+// begin starts with an empty directory.
+func (r *chaosReceiver) begin(t *testing.T) {
+	t.Helper()
+	r.directories++
+	dir := filepath.Join(r.dir, fmt.Sprint("wal", r.directories))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.GiveToServer(t, dir)
+	r.service = startChaosService(t, r.program, "--config", r.config, "archive-receive", "--directory", dir, "--slot", "chaos", "--create-slot", "--accept-gap")
+}
+
+// watchReceiver gives the receiver an empty directory when it refuses to go on: it may
+// have received what the new primary never had.
+func (c *chaos) watchReceiver(t *testing.T) {
+	t.Helper()
+	if c.receiver == nil {
+		return
+	}
+	if n, said := c.receiver.service.failures(); n >= 5 {
+		t.Logf("the receiver ended %d times by itself and gets a new directory:\n%s", n, lastWords(said, 3))
+		c.receiver.service.stop()
+		c.receiver.begin(t)
+		c.counts["receivers begun anew"]++
+	}
+}
