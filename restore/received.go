@@ -218,6 +218,9 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	for tli := range w.histories {
 		plan.files = append(plan.files, postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli})
 	}
+	if err := p.warnOfBranch(w, d.reach.path.history); err != nil {
+		return err
+	}
 	slices.SortFunc(plan.files, func(a, b postgres.WALFile) int { return cmp.Compare(a.Timeline, b.Timeline) })
 	first, last, size := uint64(0), uint64(0), w.id.SegmentSize
 	for n := d.reach.First; n <= d.needed; n++ {
@@ -247,6 +250,18 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	if end.end < d.reach.path.start(last) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("the valid WAL ends at %s, though %s was received too: recovery will not get further", end.end, plan.Last))
 	}
+	return nil
+}
+
+// warnOfBranch warns when the end of what was received is not on the way to the
+// target's timeline: after a failover to a standby that had not got it, say.
+func (p *Plan) warnOfBranch(w *receivedWAL, h postgres.History) error {
+	at, ok, err := w.dir.Position(w.id)
+	if err != nil || !ok || at.Timeline == h.Timeline || h.Contains(at.Timeline, at.End) {
+		return err
+	}
+	p.Warnings = append(p.Warnings, fmt.Sprintf("what was received goes to %s on timeline %d, which is not on the way to timeline %d: what was done there is not restored; --target-timeline %d follows it",
+		at.End, at.Timeline, h.Timeline, at.Timeline))
 	return nil
 }
 

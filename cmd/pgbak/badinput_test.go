@@ -57,6 +57,12 @@ func TestBadInput(t *testing.T) {
 			initialised(t, s)
 			s.write(t, "passphrase", []byte("incorrect horse battery\n"))
 		}, "check", exitRepository, []string{"DIR/repo", "passphrase"}, true},
+		{"archive-receive without a directory", plainConfig, nil, "archive-receive --slot one", exitUsage, []string{"--directory is missing"}, false},
+		{"archive-receive without a slot", plainConfig, nil, "archive-receive --directory DIR/received", exitUsage, []string{"--slot is missing"}, false},
+		{"archive-receive with a slot that no server takes", plainConfig, nil, "archive-receive --directory DIR/received --slot One", exitUsage, []string{`"One" is not the name of a replication slot`, "lower-case"}, false},
+		{"archive-receive into a directory that is missing", plainConfig, nil, "archive-receive --directory DIR/received --slot one", exitConfiguration, []string{"DIR/received", "no such file"}, true},
+		{"archive-receive into the data directory", plainConfig, func(t *testing.T, s *site) { mkdir(t, s.path("data/received")) }, "archive-receive --directory DIR/data/received --slot one", exitConfiguration, []string{"is in the data directory DIR/data"}, true},
+		{"a restore of received WAL that is not there", plainConfig, initialised, "restore --target-dir DIR/restored --received DIR/received", exitRestoreRefused, []string{"DIR/received", "target cannot be reached"}, true},
 		{"a passphrase that is too short", encryptedConfig, func(t *testing.T, s *site) { s.write(t, "passphrase", []byte("short\n")) },
 			"init", exitConfiguration, []string{"DIR/passphrase", "5 characters"}, true},
 		{"no passphrase file", encryptedConfig, nil, "init", exitConfiguration, []string{"DIR/passphrase"}, false},
