@@ -195,13 +195,27 @@ func (c *chaos) crash(t *testing.T) {
 	c.counts["primaries killed"]++
 }
 
+// crashStandby kills the standby until it needs the archive, and starts it again while no repository answers.
 func (c *chaos) crashStandby(t *testing.T) {
 	t.Helper()
 	c.ensureStandby(t)
 	s := c.standbys[0]
 	s.Kill(t)
-	c.advance(t, 1+c.IntN(40)) // it may fall behind what the primary keeps, and then needs the archive
+	c.advance(t, 25+c.IntN(20)) // the primary keeps less
+	away := c.local + ".away"
+	if err := os.Rename(c.local, away); err != nil {
+		t.Fatal(err)
+	}
+	c.proxy.On(func(s3test.Request) s3test.Fault { return s3test.CutBefore })
+	asked := len(c.truth.log(t, "fetched"))
 	s.Start(t)
+	if !await(t.Context(), time.Minute, func() bool { return len(c.truth.log(t, "fetched")) > asked+1 }) {
+		t.Errorf("the standby %s did not ask the archive", s.name)
+	}
+	c.proxy.On(nil)
+	if err := os.Rename(away, c.local); err != nil {
+		t.Fatal(err)
+	}
 	s.WaitFor(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1", 2*time.Minute)
 	c.counts["standbys killed"]++
 }

@@ -157,7 +157,7 @@ func (c *chaos) checkAlarm(t *testing.T, open int) {
 		c.primary.expect(t, codeOK, "check")
 		return
 	}
-	c.primary.expect(t, codeAlarm, "check")
+	c.primary.expect(t, codeAlarm, "check", "--archive-timeout", "10s") // it waits for gaps that may be on their way
 	c.backUp(t, "full")
 	c.primary.expect(t, codeOK, "check")
 	c.counts["alarms that a backup ended"]++
