@@ -76,7 +76,7 @@ func (c *chaos) untilRefused(t *testing.T, must bool) {
 	t.Helper()
 	before := c.truth.refused(t)
 	c.whileFilling(t, 5+c.IntN(20), func() {})
-	for began := time.Now(); must && !c.means.queueMax && time.Since(began) < 20*time.Second; c.whileFilling(t, 1, func() {}) {
+	for began := time.Now(); must && !c.means.queueMax && time.Since(began) < 10*time.Second; c.whileFilling(t, 1, func() {}) {
 		if await(t.Context(), time.Second, func() bool { return c.truth.refused(t) > before }) {
 			c.counts["outages that archive-push met"]++
 			return
@@ -201,7 +201,7 @@ func (c *chaos) crashStandby(t *testing.T) {
 	c.ensureStandby(t)
 	s := c.standbys[0]
 	s.Kill(t)
-	c.advance(t, 25+c.IntN(20)) // the primary keeps less
+	c.advance(t, 12+c.IntN(10)) // the primary keeps less
 	away := c.local + ".away"
 	if err := os.Rename(c.local, away); err != nil {
 		t.Fatal(err)
