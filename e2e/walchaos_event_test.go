@@ -76,7 +76,7 @@ func (c *chaos) untilRefused(t *testing.T, must bool) {
 	t.Helper()
 	before := c.truth.refused(t)
 	c.whileFilling(t, 5+c.IntN(20), func() {})
-	for began := time.Now(); must && !c.means.queueMax && time.Since(began) < 20*time.Second; c.whileFilling(t, 1, func() {}) {
+	for began := time.Now(); must && !c.means.queueMax && time.Since(began) < 10*time.Second; c.whileFilling(t, 1, func() {}) {
 		if await(t.Context(), time.Second, func() bool { return c.truth.refused(t) > before }) {
 			c.counts["outages that archive-push met"]++
 			return
@@ -195,13 +195,27 @@ func (c *chaos) crash(t *testing.T) {
 	c.counts["primaries killed"]++
 }
 
+// crashStandby kills the standby until it needs the archive, and starts it again while no repository answers.
 func (c *chaos) crashStandby(t *testing.T) {
 	t.Helper()
 	c.ensureStandby(t)
 	s := c.standbys[0]
 	s.Kill(t)
-	c.advance(t, 1+c.IntN(40)) // it may fall behind what the primary keeps, and then needs the archive
+	c.advance(t, 12+c.IntN(10)) // the primary keeps less
+	away := c.local + ".away"
+	if err := os.Rename(c.local, away); err != nil {
+		t.Fatal(err)
+	}
+	c.proxy.On(func(s3test.Request) s3test.Fault { return s3test.CutBefore })
+	asked := len(c.truth.log(t, "fetched"))
 	s.Start(t)
+	if !await(t.Context(), time.Minute, func() bool { return len(c.truth.log(t, "fetched")) > asked+1 }) {
+		t.Errorf("the standby %s did not ask the archive", s.name)
+	}
+	c.proxy.On(nil)
+	if err := os.Rename(away, c.local); err != nil {
+		t.Fatal(err)
+	}
 	s.WaitFor(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1", 2*time.Minute)
 	c.counts["standbys killed"]++
 }

@@ -27,6 +27,11 @@ import (
 
 // judge compares the archive with the truth.
 func (c *chaos) judge(t *testing.T) {
+	began := time.Now()
+	step := func(what string) {
+		t.Logf("judged: %s, %v", what, time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+	}
 	c.settle(t)
 	for _, n := range c.nodes {
 		if exists(n.data) {
@@ -34,14 +39,19 @@ func (c *chaos) judge(t *testing.T) {
 		}
 	}
 	contents := c.truth.contents(t)
+	step("settled")
 	c.readDropped(t, contents)
 	c.checkStatuses(t, contents)
 	c.checkContents(t, contents)
+	step("statuses and contents")
 	for _, repository := range chaosRepositories {
 		c.checkRuns(t, repository, contents)
 	}
+	step("info")
 	c.checkLedger(t, contents)
+	step("ledger and check")
 	c.restoreTargets(t, contents)
+	step("targets")
 	for _, l := range c.journal.commits {
 		c.counts["commits"]++
 		if !l.told {

@@ -1,13 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -42,21 +43,58 @@ func (c *chaos) readDropped(t *testing.T, contents map[string]*walContents) {
 	c.counts["segments dropped"] += len(c.dropped)
 }
 
+// codeAlarm is what check ends with when it finds a problem.
+const codeAlarm = 9
+
+// ledgerSays is the output of ledger about a repository's only identity (docs/json.md).
+type ledgerSays struct {
+	Gaps []struct {
+		chaosRun
+		Status  string
+		Dropped bool
+	}
+	Conflicts []struct{ File, Status string }
+	backups   []ledgerBackup
+}
+
+type ledgerBackup struct {
+	Label       repo.Label
+	Recoverable []struct {
+		Timeline uint32
+		Last     string
+		LSN      string
+		Time     time.Time
+	}
+}
+
+func (c *chaos) ledger(t *testing.T, repository string) ledgerSays {
+	t.Helper()
+	o := c.primary.expect(t, codeOK, "--repo", repository, "ledger", "--full", "--output", "json")
+	var ledger struct {
+		Repositories []struct {
+			Identities []ledgerSays
+			Backups    []ledgerBackup
+		}
+	}
+	if err := json.Unmarshal([]byte(o.stdout), &ledger); err != nil || len(ledger.Repositories) != 1 || len(ledger.Repositories[0].Identities) != 1 {
+		t.Fatalf("ledger: %v\n%s", err, o.stdout)
+	}
+	says := ledger.Repositories[0].Identities[0]
+	says.backups = ledger.Repositories[0].Backups
+	return says
+}
+
 // checkLedger compares the ledger's gaps with those that follow from the segments
 // that are shown (which were compared with the truth) and the servers' own histories.
 func (c *chaos) checkLedger(t *testing.T, contents map[string]*walContents) {
 	t.Helper()
+	open := 0
 	for _, repository := range chaosRepositories {
-		s := c.openStanza(t, repository)
-		catalog, err := s.Catalog(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		ledger := archive.NewLedger(catalog, 0).Identities[0]
-		got := map[string]archive.Standing{}
+		ledger := c.ledger(t, repository)
+		got, dropped := map[string]string{}, map[string]bool{}
 		for _, g := range ledger.Gaps {
-			for n := g.First; n <= g.Last; n++ {
-				got[segmentCalled(uint32(g.Timeline), n)] = g.Standing
+			for n := segmentNumber(t, g.First); n <= segmentNumber(t, g.Last); n++ {
+				got[segmentCalled(g.Timeline, n)], dropped[segmentCalled(g.Timeline, n)] = g.Status, g.Dropped
 			}
 		}
 		want := c.gaps(t, repository, contents)
@@ -64,30 +102,65 @@ func (c *chaos) checkLedger(t *testing.T, contents map[string]*walContents) {
 			if got[name] == "" {
 				t.Errorf("%s: the ledger does not tell that %s is missing", repository, name)
 			}
+			if c.dropped[name] && !dropped[name] {
+				t.Errorf("%s: the ledger does not tell that %s was dropped", repository, name)
+			}
 		}
-		for name, standing := range got {
+		for name, status := range got {
 			if !want[name] {
-				t.Errorf("%s: the ledger tells of the gap %s (%s), the truth does not", repository, name, standing)
+				t.Errorf("%s: the ledger tells of the gap %s (%s), the truth does not", repository, name, status)
 			}
-			if c.dropped[name] != slices.ContainsFunc(ledger.Gaps, func(g archive.Gap) bool { return g.IsDropped && c.holds(g, name) }) {
-				t.Errorf("%s: that %s was dropped is %v, the ledger says otherwise", repository, name, c.dropped[name])
+			if status == "open" {
+				open++
 			}
-			c.counts["segments missing, "+string(standing)]++
+			c.counts["segments missing, "+status]++
+		}
+		for _, conflict := range ledger.Conflicts {
+			if conflict.Status == "open" {
+				open++
+			}
 		}
 		if t.Failed() {
 			t.Logf("%s: gaps %+v, want %v", repository, ledger.Gaps, slices.Sorted(maps.Keys(want)))
 		}
 		c.checkConflicts(t, repository, ledger)
+		c.checkReach(t, ledger)
+	}
+	c.checkAlarm(t, open)
+}
+
+// checkReach looks for commits that recovery brings, by the ledger's word, though they are younger than
+// the youngest that it tells of.
+func (c *chaos) checkReach(t *testing.T, ledger ledgerSays) {
+	t.Helper()
+	for _, b := range ledger.backups {
+		i := slices.IndexFunc(c.backups, func(known chaosBackup) bool { return known.Label == b.Label })
+		if i < 0 || len(b.Recoverable) == 0 || b.Recoverable[0].Time.IsZero() {
+			continue
+		}
+		// The first is about the backup's own timeline.
+		own, reach := c.backups[i].branch, b.Recoverable[0]
+		for _, commit := range c.journal.commits {
+			if commit.told && commit.branch == own && commit.after <= lsnOf(reach.LSN) && commit.from.After(reach.Time) {
+				t.Errorf("from %s recovery gets to %s, and the last commit is of %v: one of %v lies before", b.Label, reach.LSN, reach.Time, commit.from)
+				break
+			}
+		}
+		c.counts["reaches compared"]++
 	}
 }
 
-func (c *chaos) holds(g archive.Gap, name string) bool {
-	for n := g.First; n <= g.Last; n++ {
-		if segmentCalled(uint32(g.Timeline), n) == name {
-			return true
-		}
+// checkAlarm lets check fail as long as something is open, and no longer than to the next backup.
+func (c *chaos) checkAlarm(t *testing.T, open int) {
+	t.Helper()
+	if open == 0 {
+		c.primary.expect(t, codeOK, "check")
+		return
 	}
-	return false
+	c.primary.expect(t, codeAlarm, "check", "--archive-timeout", "10s") // it waits for gaps that may be on their way
+	c.backUp(t, "full")
+	c.primary.expect(t, codeOK, "check")
+	c.counts["alarms that a backup ended"]++
 }
 
 // gaps are the segments that are missing between the first one and the last one of each
@@ -148,11 +221,11 @@ func (c *chaos) gaps(t *testing.T, repository string, contents map[string]*walCo
 }
 
 // checkConflicts wants an event for each file that archive-push has refused.
-func (c *chaos) checkConflicts(t *testing.T, repository string, ledger archive.IdentityLedger) {
+func (c *chaos) checkConflicts(t *testing.T, repository string, ledger ledgerSays) {
 	t.Helper()
 	told := map[string]bool{}
 	for _, e := range ledger.Conflicts {
-		told[e.First] = true
+		told[e.File] = true
 	}
 	for _, line := range c.truth.log(t, "pushed") {
 		if line[1] == "10" && !told[line[0]] {

@@ -28,6 +28,7 @@ import (
 // PGBAK_CHAOS_EVENTS and PGBAK_CHAOS_TARGETS make a round longer, PGBAK_CHAOS_ROUNDS or
 // PGBAK_CHAOS_MINUTES make more rounds, with the seeds that follow.
 func TestWALChaos(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	setting := func(name, usual string) uint64 {
 		n, err := strconv.ParseUint(cmpOr(os.Getenv(name), usual), 10, 64)
 		if err != nil {
@@ -132,7 +133,7 @@ func (c *chaos) begin(t *testing.T) {
 	n := c.newNode(t)
 	n.Cluster = pgtest.Start(t, pgtest.Options{Major: c.major, SegmentSizeMB: 1, Dir: n.data, Config: map[string]string{
 		"archive_mode": "on", "archive_command": c.truth.pushCommand(), "restore_command": c.truth.getCommand(), "log_checkpoints": "off", "log_replication_commands": "on",
-		"wal_keep_size": "24MB", "max_wal_size": "32MB", "min_wal_size": "8MB", "checkpoint_timeout": "30s",
+		"wal_keep_size": "8MB", "max_wal_size": "32MB", "min_wal_size": "8MB", "checkpoint_timeout": "30s",
 		"wal_log_hints": "on", "wal_retrieve_retry_interval": "100ms", "hot_standby": "on", "recovery_target_timeline": "latest",
 		"wal_receiver_timeout": "5s", "wal_sender_timeout": "5s",
 	}})
