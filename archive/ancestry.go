@@ -305,7 +305,8 @@ func (p *Pusher) putSegment(ctx context.Context, target string, s *repo.Stanza, 
 	put, err := s.PutWAL(ctx, s.Current(), f, content)
 	running.Wait()
 	p.logNotes(ctx, d)
-	if err == nil {
+	// A conflict may be settled, which is not to hide what the histories need.
+	if err == nil || ancestryErr != nil && errors.Is(err, repo.ErrWALConflict) {
 		err = ancestryErr
 	}
 	return pushed{WALPut: put, warnings: d.warnings}, err

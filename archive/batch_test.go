@@ -520,3 +520,28 @@ func TestBuffersAreReusedOnlyByWhatIsNotReadAnyMore(t *testing.T) {
 		s.mustBeIn(t, other, name)
 	}
 }
+
+// TestALinkIsNotPushed: who may ask an agent, and marks a link as ready in a directory
+// of his own, could fetch what only the agent can read, such as its keys.
+func TestALinkIsNotPushed(t *testing.T) {
+	stanza := memStanza(t)
+	s, spool := newServer(t, 1), newSpool(t)
+	secret := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(secret, []byte("correct horse battery staple"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	name := segmentNumber(1) + ".00000028.backup"
+	s.write(t, name, nil)
+	if err := errors.Join(os.Remove(s.path(name)), os.Symlink(secret, s.path(name))); err != nil {
+		t.Fatal(err)
+	}
+	b := newTestBatch(t, spool, pushTo("local", stanza))
+	if _, err := b.Push(t.Context(), s.path(segmentNumber(1))); err != nil {
+		t.Fatal(err)
+	}
+	mustLack(t, stanza, name)
+	_, err := b.Push(t.Context(), s.path(name))
+	if contains(t, err, "is not a regular file"); !errors.Is(err, ErrRefused) {
+		t.Errorf("error %v", err)
+	}
+}

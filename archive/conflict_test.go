@@ -186,3 +186,30 @@ func TestWhatDiffersBehindASwitchIsNoConflict(t *testing.T) {
 		})
 	}
 }
+
+// TestTheConflictOfAnAncestorsHistoryIsNotSettledByTheSegment that it came up with,
+// which is archived with the same content, of course: it was stored a moment ago.
+func TestTheConflictOfAnAncestorsHistoryIsNotSettledByTheSegment(t *testing.T) {
+	for title, suffix := range map[string]string{"a segment": "", "an unfinished one": ".partial"} {
+		t.Run(title, func(t *testing.T) {
+			s := memStanza(t)
+			if _, err := pushContent(t, s, "00000002.history", []byte("1\t0/208000\tanother server's\n")); err != nil {
+				t.Fatal(err)
+			}
+			name := on(3, 5).Name(segmentSize) + suffix
+			content := string(pagedSegment(s.Current(), on(3, 5)))
+			dir := walDir(t, map[string]string{"00000003.history": history3, "00000004.history": history3 + "\n3\t0/510000\tx\n",
+				name: content, on(4, 5).Name(segmentSize): content})
+			for range 2 {
+				result, _, err := pushFrom(t, s, dir, name)
+				if !errors.Is(err, repo.ErrWALConflict) {
+					t.Fatalf("result %+v, error %v", result, err)
+				}
+				contains(t, err, "timeline 3 of this server is", "what is archived as timeline 2 is")
+			}
+			if e := onlyEvent(t, s); e.Kind != repo.WALHistoryConflict {
+				t.Errorf("event %+v", e)
+			}
+		})
+	}
+}

@@ -69,10 +69,15 @@ func (f *walFile) Open() (io.ReadCloser, error) {
 // Close must follow the last reading.
 func (f *walFile) Close() { _ = f.file.Close() }
 
-// look opens the file and makes sure that it is one.
+// look opens the file and makes sure that it is one. A link is none: PostgreSQL
+// makes none there, and who pushes for others, as an agent does, must not be led
+// to what only he can read.
 func look(path string) (*walFile, error) {
 	// Without O_NONBLOCK a named pipe would keep the archiver waiting for ever.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, &refused{text: fmt.Sprintf("%s is not a regular file", path)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read WAL file: %w", err)
 	}

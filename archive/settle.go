@@ -26,8 +26,9 @@ import (
 // that is not stored, since other content is archived under its name; "" if it
 // may not.
 func settle(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent, conflict error) (string, error) {
+	c, ok := errors.AsType[*repo.WALConflictError](conflict)
 	switch {
-	case !errors.Is(conflict, repo.ErrWALConflict):
+	case !ok || c.File != filepath.Base(file.path): // it may be that of a history that the file needs
 		return "", nil
 	case f.Kind == postgres.WALPartial:
 		return settlePartial(ctx, s, f, file, conflict)
