@@ -181,7 +181,7 @@ func (a *held) gaps(way walWay, closers []repo.BackupInfo, given givenUp, notes 
 			for _, part := range way.split(tli, s) {
 				g := Gap{WALRange: repo.WALRange{Identity: a.id.Number, Timeline: tli, First: part.first, Last: part.last}, Standing: Open}
 				g.IsDropped = slices.ContainsFunc(given.dropped[tli], part.overlaps)
-				g.IsRecent = tli == way.history.Timeline && a.behind(tli, part.last) <= recentSegments
+				g.IsRecent = tli == way.history.Timeline && !a.hasMoreBehind(tli, part.last, recentSegments)
 				g.Notes = notesOn(a.id, tli, part, notes)
 				closer := closerOf(closers, a.id, part.last)
 				switch {

@@ -243,3 +243,27 @@ func TestGapsAreTheSegmentsThatAreMissing(t *testing.T) {
 		}
 	}
 }
+
+// Every second segment is missing: each gap may cost only what lies around it.
+func TestALedgerOfManyGapsIsWorkedOutInTime(t *testing.T) {
+	const n = 200_000
+	b := newBooks().backup("A", 1, 4, 5)
+	for i := uint64(0); i < n; i++ {
+		b.wal(1, 4+2*i, 4+2*i)
+	}
+	begin := time.Now()
+	gaps := NewLedger(&b.Catalog, 0).Identities[0].Gaps
+	recent := 0
+	for _, g := range gaps {
+		if g.IsRecent {
+			recent++
+		}
+	}
+	if len(gaps) != n-1 || recent != recentSegments {
+		t.Errorf("%d gaps, %d of them recent", len(gaps), recent)
+	}
+	// It takes a part of a second; by looks at all runs for each gap it took a minute.
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/user"
+	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -116,10 +118,9 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	}
 	var lies error
 	for _, r := range c.WAL {
-		covered := false
-		for _, there := range listed {
-			covered = covered || r.Identity == there.Identity && r.Timeline == there.Timeline && there.First <= r.First && r.Last <= there.Last
-		}
+		// Both are in order, and what covers r ends with it or behind it.
+		i := sort.Search(len(listed), func(i int) bool { return compareEnds(listed[i], r) >= 0 })
+		covered := i < len(listed) && r.Identity == listed[i].Identity && r.Timeline == listed[i].Timeline && listed[i].First <= r.First
 		if !covered {
 			l := archive.IdentityLedger{Identity: identityNumbered(c, r.Identity)}
 			lies = errors.Join(lies, &repo.DamagedError{Key: fmt.Sprintf("ledger/%s/marks/%08d/%s", s.Name(), r.Identity, r.Timeline), What: "marks",
@@ -128,6 +129,11 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	}
 	c.WAL = listed
 	return hint.Wrap(lies, "something other than pgbak has removed WAL: delete the marks under that key, they are made anew from what is there.")
+}
+
+// compareEnds orders runs as a catalogue has them, by where they end.
+func compareEnds(a, b repo.WALRange) int {
+	return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.Last, b.Last))
 }
 
 func identityNumbered(c *repo.Catalog, number int) repo.Identity {
