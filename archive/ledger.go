@@ -163,6 +163,25 @@ func (l IdentityLedger) OpenConflicts() []Conflict {
 	return open
 }
 
+// Within gives what a person can acknowledge of a range of names: an event, without
+// kind, for each gap, as far as it lies in the range, and for each conflict, of its time.
+// It is not the range itself, lest what is lost later is known before.
+func (l IdentityLedger) Within(first, last string) []repo.WALEvent {
+	var out []repo.WALEvent
+	for _, g := range l.Gaps {
+		e := repo.WALEvent{First: max(first, l.Name(g.Timeline, g.First)), Last: min(last, l.Name(g.Timeline, g.Last))}
+		if e.First <= e.Last {
+			out = append(out, e)
+		}
+	}
+	for _, c := range l.Conflicts {
+		if first <= c.First && c.First <= last {
+			out = append(out, repo.WALEvent{First: c.First, Last: c.First, Time: c.Time})
+		}
+	}
+	return out
+}
+
 // Name is the name of a segment of the identity.
 func (l IdentityLedger) Name(tli postgres.Timeline, segment uint64) string {
 	return postgres.WALFile{Kind: postgres.WALSegment, Timeline: tli, Segment: segment}.Name(l.Identity.SegmentSize)
@@ -181,7 +200,7 @@ func (a *held) gaps(way walWay, closers []repo.BackupInfo, given givenUp, notes 
 			for _, part := range way.split(tli, s) {
 				g := Gap{WALRange: repo.WALRange{Identity: a.id.Number, Timeline: tli, First: part.first, Last: part.last}, Standing: Open}
 				g.IsDropped = slices.ContainsFunc(given.dropped[tli], part.overlaps)
-				g.IsRecent = tli == way.history.Timeline && a.behind(tli, part.last) <= recentSegments
+				g.IsRecent = tli == way.history.Timeline && !a.hasMoreBehind(tli, part.last, recentSegments)
 				g.Notes = notesOn(a.id, tli, part, notes)
 				closer := closerOf(closers, a.id, part.last)
 				switch {
@@ -236,6 +255,9 @@ func judgeConflict(id repo.Identity, e repo.WALEvent, way walWay, closers []repo
 	later := slices.DeleteFunc(slices.Clone(closers), func(b repo.BackupInfo) bool { return !b.Header.Start.Time.After(e.Time) })
 	closer := closerOf(later, id, f.Segment)
 	for _, n := range notes {
+		if n.Time.Before(e.Time) {
+			continue // nobody knew of this one
+		}
 		if tli, s, ok := segmentsOf(id, n); n.First == e.First || ok && f.Kind == postgres.WALSegment && tli == f.Timeline && s.holds(f.Segment) {
 			c.Notes = append(c.Notes, n)
 		}

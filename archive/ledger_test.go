@@ -147,6 +147,7 @@ func TestConflicts(t *testing.T) {
 		{"a later one does", at(conflict(), 11).backup("B", 1, 12, 12), Closed},
 		{"but not one that needs the segment", at(conflict(), 4).backup("B", 1, 10, 12), Open},
 		{"acknowledged", conflict().event(repo.WALGapAcknowledged, 1, 10, 10), Acknowledged},
+		{"another one was acknowledged before", at(conflict().event(repo.WALGapAcknowledged, 1, 10, 10), 4), Open},
 		{"aside", conflict().history(2, 1, 5).wal(2, 5, 40), Aside},
 		{"a history", history(), Open},
 		{"a history that is known", noted, Acknowledged},
@@ -155,6 +156,33 @@ func TestConflicts(t *testing.T) {
 		got := NewLedger(&c.books.Catalog, 0).Identities[0].Conflicts
 		if len(got) != 1 || got[0].Standing != c.want {
 			t.Errorf("%s: %+v, want %s", c.title, got, c.want)
+		}
+	}
+}
+
+func TestOnlyWhatIsMissingIsAcknowledged(t *testing.T) {
+	b := newBooks().wal(1, 3, 9).wal(1, 12, 20).wal(1, 22, 30).event(repo.WALConflict, 1, 15, 15)
+	l := NewLedger(&b.Catalog, 0).Identities[0]
+	for _, c := range []struct {
+		first, last uint64
+		want        string
+	}{
+		{10, 11, "10-11 "},
+		{11, 11, "11-11 "},
+		{1, 12, "10-11 "},
+		{10, 9999, "10-11 21-21 15-15 "},
+		{12, 14, ""},
+		{22, 9999, ""},
+	} {
+		got := ""
+		for _, e := range l.Within(l.Name(1, c.first), l.Name(1, c.last)) {
+			_, s, ok := segmentsOf(l.Identity, e)
+			if got += fmt.Sprintf("%d-%d ", s.first, s.last); !ok || (s.first == 15) != e.Time.Equal(ledgerTime(5)) {
+				t.Errorf("%+v", e)
+			}
+		}
+		if got != c.want {
+			t.Errorf("of %d to %d: %q, want %q", c.first, c.last, got, c.want)
 		}
 	}
 }
@@ -241,5 +269,29 @@ func TestGapsAreTheSegmentsThatAreMissing(t *testing.T) {
 		if !slices.IsSortedFunc(l.Gaps, func(x, y Gap) int { return strings.Compare(l.Name(x.Timeline, x.First), l.Name(y.Timeline, y.First)) }) {
 			t.Fatalf("seed %d: gaps out of order", seed)
 		}
+	}
+}
+
+// Every second segment is missing: each gap may cost only what lies around it.
+func TestALedgerOfManyGapsIsWorkedOutInTime(t *testing.T) {
+	const n = 200_000
+	b := newBooks().backup("A", 1, 4, 5)
+	for i := uint64(0); i < n; i++ {
+		b.wal(1, 4+2*i, 4+2*i)
+	}
+	begin := time.Now()
+	gaps := NewLedger(&b.Catalog, 0).Identities[0].Gaps
+	recent := 0
+	for _, g := range gaps {
+		if g.IsRecent {
+			recent++
+		}
+	}
+	if len(gaps) != n-1 || recent != recentSegments {
+		t.Errorf("%d gaps, %d of them recent", len(gaps), recent)
+	}
+	// It takes a part of a second; by looks at all runs for each gap it took a minute.
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

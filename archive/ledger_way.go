@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -167,25 +168,30 @@ func (a *held) passedOver(tli postgres.Timeline, h postgres.History) []span {
 	return nil
 }
 
-// behind is how many segments of the timeline are there behind n.
-func (a *held) behind(tli postgres.Timeline, n uint64) uint64 {
+// hasMoreBehind tells whether more than limit segments of the timeline are there
+// behind n. It looks from the end on, so that an archive full of gaps costs no
+// more than the limit for each.
+func (a *held) hasMoreBehind(tli postgres.Timeline, n, limit uint64) bool {
 	sum := uint64(0)
-	for _, r := range a.runs[tli] {
-		if r.Last > n {
-			sum += r.Last - max(r.First-1, n)
+	for _, r := range slices.Backward(a.runs[tli]) {
+		if r.Last <= n {
+			break
+		}
+		if sum += r.Last - max(r.First-1, n); sum > limit {
+			return true
 		}
 	}
-	return sum
+	return false
 }
 
 // runEnd is the last segment of the run that holds segment n.
 func (a *held) runEnd(tli postgres.Timeline, n uint64) (uint64, bool) {
-	for _, r := range a.runs[tli] {
-		if r.First <= n && n <= r.Last {
-			return r.Last, true
-		}
+	runs := a.runs[tli]
+	i := sort.Search(len(runs), func(i int) bool { return runs[i].Last >= n })
+	if i == len(runs) || runs[i].First > n {
+		return 0, false
 	}
-	return 0, false
+	return runs[i].Last, true
 }
 
 // walWay is the way that recovery takes through the archive to one timeline.

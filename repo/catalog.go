@@ -24,7 +24,10 @@ type Catalog struct {
 	// look whether it is one of them.
 	DamagedHistories []DamagedHistory
 	Events           []WALEvent // of all identities
-	DamagedEvents    error      // those that cannot be read; nil if there is none
+	// UnreadEvents is why not all events could be read, damaged or refused by the
+	// storage; nil if all were. No decision about content rests on them, so they
+	// keep nobody from restoring.
+	UnreadEvents error
 }
 
 // DamagedHistory is a timeline history file that cannot be read.
@@ -63,10 +66,11 @@ const catalogReads = 16
 // archived ahead of them. All else is asked for at once.
 func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	c := &Catalog{Stanza: s.name, Identities: s.identities, Histories: map[int][]postgres.History{}}
-	manifests, marks, events, err := s.manifestsAndMarks(ctx)
+	manifests, marks, events, unread, err := s.manifestsAndMarks(ctx)
 	if err != nil {
 		return nil, err
 	}
+	c.UnreadEvents = unread
 	ranges, histories := make([][]WALRange, len(s.identities)), make([][]postgres.History, len(s.identities))
 	damage := make([][]DamagedHistory, len(s.identities))
 	group, ctx := errgroup.WithContext(ctx)
@@ -75,8 +79,9 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 		return err
 	})
 	group.Go(func() (err error) {
-		if c.Events, err = s.readEvents(ctx, events); errors.Is(err, ErrDamaged) {
-			c.DamagedEvents, err = err, nil
+		c.Events, err = s.readEvents(ctx, events)
+		if err != nil && ctx.Err() == nil {
+			c.UnreadEvents, err = errors.Join(c.UnreadEvents, err), nil
 		}
 		return err
 	})
@@ -102,19 +107,22 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 }
 
 // manifestsAndMarks asks for both at once. Marks are listed before the WAL: one that
-// is put meanwhile saves nothing yet.
-func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo, marks map[int]markSet, events []string, err error) {
-	group, ctx := errgroup.WithContext(ctx)
+// is put meanwhile saves nothing yet. Where they cannot be listed, and the events
+// with them, unread says why, and all WAL will be.
+func (s *Stanza) manifestsAndMarks(ctx context.Context) (manifests []BackupInfo, marks map[int]markSet, events []string, unread, err error) {
+	group, inGroup := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		manifests, err = s.manifests(ctx)
+		manifests, err = s.manifests(inGroup)
 		return err
 	})
-	group.Go(func() (err error) {
-		marks, events, err = s.walMarks(ctx)
-		return err
+	group.Go(func() error {
+		marks, events, unread = s.walMarks(inGroup)
+		return nil
 	})
-	err = group.Wait()
-	return manifests, marks, events, err
+	if err = group.Wait(); err == nil {
+		err = context.Cause(ctx)
+	}
+	return manifests, marks, events, unread, err
 }
 
 // histories reads all history files of an identity, by timeline. One that is

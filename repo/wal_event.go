@@ -158,7 +158,7 @@ func (s *Stanza) RecordWALEvent(ctx context.Context, id Identity, e WALEvent) er
 const eventReads = 16
 
 // WALEvents reads the events of all identities, in the order of their keys. With
-// ErrDamaged it gives those that can be read.
+// an error it gives those that can be read.
 func (s *Stanza) WALEvents(ctx context.Context) ([]WALEvent, error) {
 	var keys []string
 	prefix := stanzaEventsPrefix(s.name)
@@ -181,14 +181,14 @@ func (s *Stanza) readEvents(ctx context.Context, keys []string) ([]WALEvent, err
 		if err == nil && !strings.HasPrefix(keys[i], eventsPrefix(s.name, events[i].Identity)) {
 			err = damagedf(keys[i], "", "it says identity %d", events[i].Identity)
 		}
-		if errors.Is(err, ErrDamaged) {
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case isAbsent(err):
+		case err != nil:
 			events[i], broken[i] = WALEvent{}, err
-			return nil
 		}
-		if isAbsent(err) {
-			return nil
-		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err

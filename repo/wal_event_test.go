@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/storage"
+	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
@@ -43,8 +45,8 @@ func TestTheSameEventIsOneObjectWithItsFirstTime(t *testing.T) {
 		}
 	}
 	c, err := s.Catalog(ctx)
-	if err != nil || len(c.Events) != 3 || c.DamagedEvents != nil {
-		t.Errorf("the catalogue has %d events, %v, %v", len(c.Events), c.DamagedEvents, err)
+	if err != nil || len(c.Events) != 3 || c.UnreadEvents != nil {
+		t.Errorf("the catalogue has %d events, %v, %v", len(c.Events), c.UnreadEvents, err)
 	}
 }
 
@@ -97,8 +99,48 @@ func TestADamagedEventKeepsNobodyFromTheOthers(t *testing.T) {
 		t.Errorf("%d events, %v", len(events), err)
 	}
 	c, err := s.Catalog(ctx)
-	if err != nil || len(c.Events) != 1 || !errors.Is(c.DamagedEvents, ErrDamaged) {
-		t.Errorf("the catalogue has %d events, %v, %v", len(c.Events), c.DamagedEvents, err)
+	if err != nil || len(c.Events) != 1 || !errors.Is(c.UnreadEvents, ErrDamaged) {
+		t.Errorf("the catalogue has %d events, %v, %v", len(c.Events), c.UnreadEvents, err)
+	}
+}
+
+// Root acknowledged a gap in a directory of the server's user, or a sector of an
+// event is bad: that must not stop a restore.
+func TestALedgerThatCannotBeReadKeepsNobodyFromTheCatalogue(t *testing.T) {
+	ctx := context.Background()
+	base := mem.New()
+	s := walStanza(t, base, "")
+	id := s.Current()
+	first := postgres.WALFile{Kind: postgres.WALSegment, Timeline: 1, Segment: 1}
+	if _, err := s.PutWAL(ctx, id, first, NewWALContent(storage.Bytes([]byte("segment")))); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"a", "b"} {
+		name := first.Name(id.SegmentSize)
+		if err := s.RecordWALEvent(ctx, id, WALEvent{Kind: WALConflict, First: name, Last: name, Host: host}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := errors.New("permission denied")
+	for _, c := range []struct {
+		operation string
+		events    int
+	}{{"get", 1}, {"list", 0}} {
+		fired := 0
+		on := onStore(s, faulty.New(base, func(_ context.Context, op faulty.Op) error {
+			if op.Name == c.operation && strings.HasPrefix(op.Key, ledgerPrefix("main")) && fired == 0 {
+				fired++
+				return refused
+			}
+			return nil
+		}, nil))
+		catalog, err := on.Catalog(ctx)
+		if err != nil || fired == 0 {
+			t.Fatalf("%s: %v, refused %d times", c.operation, err, fired)
+		}
+		if !errors.Is(catalog.UnreadEvents, refused) || len(catalog.Events) != c.events || len(catalog.WAL) != 1 {
+			t.Errorf("%s: %d events, %v, WAL %v", c.operation, len(catalog.Events), catalog.UnreadEvents, catalog.WAL)
+		}
 	}
 }
 

@@ -177,7 +177,7 @@ func (a *app) checkLedger(ctx context.Context, o opened, current postgres.Timeli
 		open := l.OpenGaps()
 		isRecent := slices.ContainsFunc(open, func(g archive.Gap) bool { return g.IsRecent })
 		if len(open) == 0 || looks > 1 && (!isRecent || !a.clock().Before(deadline)) {
-			return ledgerProblems(o.repository.Name, l), nil
+			return ledgerProblems(o.repository.Name, l, c.UnreadEvents), nil
 		}
 		if err := pause.For(ctx, lookAgain); err != nil {
 			return nil, err

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/user"
+	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,8 +99,8 @@ func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog) *
 	for _, err := range l.ReadEnds(ctx, s) {
 		a.log.Warn("the last commit that can be recovered is unknown", "stanza", s.Name(), "cause", err)
 	}
-	if c.DamagedEvents != nil {
-		a.log.Warn("events of the ledger cannot be read", "stanza", s.Name(), "cause", c.DamagedEvents)
+	if c.UnreadEvents != nil {
+		a.log.Warn("events of the ledger cannot be read", "stanza", s.Name(), "cause", c.UnreadEvents)
 	}
 	return l
 }
@@ -116,10 +118,9 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	}
 	var lies error
 	for _, r := range c.WAL {
-		covered := false
-		for _, there := range listed {
-			covered = covered || r.Identity == there.Identity && r.Timeline == there.Timeline && there.First <= r.First && r.Last <= there.Last
-		}
+		// Both are in order, and what covers r ends with it or behind it.
+		i := sort.Search(len(listed), func(i int) bool { return compareEnds(listed[i], r) >= 0 })
+		covered := i < len(listed) && r.Identity == listed[i].Identity && r.Timeline == listed[i].Timeline && listed[i].First <= r.First
 		if !covered {
 			l := archive.IdentityLedger{Identity: identityNumbered(c, r.Identity)}
 			lies = errors.Join(lies, &repo.DamagedError{Key: fmt.Sprintf("ledger/%s/marks/%08d/%s", s.Name(), r.Identity, r.Timeline), What: "marks",
@@ -128,6 +129,11 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	}
 	c.WAL = listed
 	return hint.Wrap(lies, "something other than pgbak has removed WAL: delete the marks under that key, they are made anew from what is there.")
+}
+
+// compareEnds orders runs as a catalogue has them, by where they end.
+func compareEnds(a, b repo.WALRange) int {
+	return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Timeline, b.Timeline), cmp.Compare(a.Last, b.Last))
 }
 
 func identityNumbered(c *repo.Catalog, number int) repo.Identity {
@@ -178,8 +184,8 @@ func (a *app) acknowledgeCommand() *cobra.Command {
 		Short: "Say that a gap or a conflict is known",
 		Long: `acknowledge records, in every selected repository, that the loss of the WAL
 from the segment FIRST to the segment LAST is known, or that a conflict about a
-file is (then both are its name). check does not fail for it any more. Recovery
-still cannot pass a gap.`,
+file is (then both are its name). Only what is missing now is acknowledged of the
+range. check does not fail for it any more. Recovery still cannot pass a gap.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if strings.TrimSpace(note) == "" {
@@ -212,15 +218,22 @@ func (a *app) acknowledge(ctx context.Context, first, last, note string) error {
 			return fmt.Errorf("repository %q: %w", rc.Name, err)
 		}
 		ledgers := archive.NewLedger(c, 0).Identities
-		if !isKnownTo(ledgers[len(ledgers)-1], first, last) {
-			continue
+		known := ledgers[len(ledgers)-1].Within(first, last)
+		if len(known) > maxAcknowledged {
+			return hint.Wrap(fmt.Errorf("repository %q: there are %d gaps and conflicts from %s to %s", rc.Name, len(known), first, last),
+				"acknowledge smaller ranges, of at most %d; or take a new backup, which closes them all.", maxAcknowledged)
 		}
-		event := repo.WALEvent{Kind: repo.WALGapAcknowledged, First: first, Last: last, Note: note, By: who()}
-		if err := o.stanza.RecordWALEvent(ctx, id, event); err != nil {
-			return fmt.Errorf("repository %q: %w", rc.Name, err)
+		for _, e := range known {
+			e.Kind, e.Note, e.By = repo.WALGapAcknowledged, note, who()
+			if now := a.clock(); e.Time.Before(now) {
+				e.Time = now
+			}
+			if err := o.stanza.RecordWALEvent(ctx, id, e); err != nil {
+				return fmt.Errorf("repository %q: %w", rc.Name, err)
+			}
+			done++
+			fmt.Fprintf(a.stdout, "repository %s: %s to %s is acknowledged\n", rc.Name, e.First, e.Last)
 		}
-		done++
-		fmt.Fprintf(a.stdout, "repository %s: %s to %s is acknowledged\n", rc.Name, first, last)
 	}
 	if done == 0 {
 		return hint.Wrap(fmt.Errorf("there is no gap or conflict from %s to %s", first, last), "'pgbak ledger' shows them.")
@@ -228,20 +241,8 @@ func (a *app) acknowledge(ctx context.Context, first, last, note string) error {
 	return nil
 }
 
-// isKnownTo tells whether the ledger has a gap or a conflict in the range.
-func isKnownTo(l archive.IdentityLedger, first, last string) bool {
-	for _, g := range l.Gaps {
-		if l.Name(g.Timeline, g.First) <= last && first <= l.Name(g.Timeline, g.Last) {
-			return true
-		}
-	}
-	for _, c := range l.Conflicts {
-		if first <= c.First && c.First <= last {
-			return true
-		}
-	}
-	return false
-}
+// maxAcknowledged bounds the events of one command: all are read at each look at the ledger.
+const maxAcknowledged = 1000
 
 // who names the person for the record, as well as this machine knows.
 func who() string {

@@ -220,7 +220,8 @@ func (r reachInfo) text() string {
 }
 
 // ledgerProblems are what check says of the WAL of the identity that archives now.
-func ledgerProblems(repository string, l archive.IdentityLedger) []readiness.Problem {
+// unread is why not all events could be read: one of them may be of a conflict.
+func ledgerProblems(repository string, l archive.IdentityLedger, unread error) []readiness.Problem {
 	var out []readiness.Problem
 	problem := func(fatal bool, advice, format string, args ...any) {
 		err := fmt.Errorf("repository %q: %w", repository, fmt.Errorf(format, args...))
@@ -238,6 +239,10 @@ func ledgerProblems(repository string, l archive.IdentityLedger) []readiness.Pro
 		info := newLedgerInfo(archive.IdentityLedger{Identity: l.Identity, Conflicts: []archive.Conflict{c}}).Conflicts[0]
 		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", c.First, c.Last),
 			"%s", info.text())
+	}
+	if unread != nil {
+		problem(true, "let the user who runs pgbak read them; move a damaged object away: what it told is lost, and a gap may have to be acknowledged again.",
+			"events of the ledger cannot be read, and may tell of a conflict: %w", unread)
 	}
 	for _, d := range l.Damaged {
 		problem(true, "move the object away and push the file again from the pg_wal of a server that has it.", "the history of timeline %d cannot be read: %w", d.Timeline, d.Err)
