@@ -64,8 +64,11 @@ type Receiver struct {
 	// connected is whether there was a session already.
 	connected bool
 	// wake tells the other half that a file is complete.
-	wake   chan struct{}
-	stored map[string]bool // names of files that are in every repository; of the other half
+	wake chan struct{}
+	// stored are the names of files in the directory that are in every repository,
+	// and newest the last segment among them. Both are the other half's.
+	stored map[string]bool
+	newest postgres.WALFile
 }
 
 // receivePace holds the times, which tests shorten.

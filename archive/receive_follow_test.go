@@ -19,6 +19,7 @@ import (
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage/faulty"
 	"github.com/pgbak/pgbak/storage/mem"
 )
 
@@ -394,4 +395,37 @@ func TestWALThatDoesNotFollowIsNotWritten(t *testing.T) {
 	if names := namesOf(dir.Path()); names != "receiver.lock" {
 		t.Errorf("something was written: %s", names)
 	}
+}
+
+// TestARepositoryThatIsAwayKeepsNothingFromBeingAcknowledged takes the repository
+// away and brings it back.
+func TestARepositoryThatIsAwayKeepsNothingFromBeingAcknowledged(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+	first := c.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+	var away atomic.Bool
+	st := faulty.OnOp(mem.New(), func(_, _ string) error {
+		if away.Load() {
+			return errors.New("the network is down")
+		}
+		return nil
+	})
+	r := continued(t, c, t.TempDir(), newStanza(t, st, serverIdentity(t, c.DataDir)), received.OS{}, nil)
+	r.begin(t).says(t, "receiving WAL")
+	away.Store(true)
+	fill(t, c, 4)
+	caughtUp(t, c)
+	r.says(t, "received WAL waits in the directory")
+	if waiting := len(segmentsOf(t, c)); waiting < 4 {
+		t.Errorf("%d segments are complete only", waiting)
+	}
+	for _, name := range segmentsOf(t, c) {
+		if !strings.Contains(namesOf(r.dir), name) && name >= first {
+			t.Errorf("%s is in no repository and not in the directory: %s", name, namesOf(r.dir))
+		}
+	}
+	away.Store(false)
+	c.Exec(t, "SELECT pg_switch_wal()")
+	r.sameAsServers(t, c, first)
+	r.stop(t)
 }

@@ -73,8 +73,7 @@ func (r *Receiver) storeAll(ctx context.Context) error {
 		}
 		switch {
 		case err == nil:
-			r.stored[name] = true
-			err = r.clean(files, f, id.SegmentSize)
+			err = r.keep(f, id.SegmentSize)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
@@ -83,7 +82,7 @@ func (r *Receiver) storeAll(ctx context.Context) error {
 			break
 		}
 	}
-	return failed
+	return errors.Join(failed, r.removeLeft(files, id.SegmentSize))
 }
 
 func (r *Receiver) push(ctx context.Context, f postgres.WALFile, id received.Identity) (Result, error) {
@@ -95,27 +94,38 @@ func (r *Receiver) push(ctx context.Context, f postgres.WALFile, id received.Ide
 	return r.o.Pusher.Push(ctx, r.o.Directory.Path(f.Name(id.SegmentSize)))
 }
 
-// clean removes what a segment that is stored now makes superfluous: stored
-// segments before it, and what is left of older timelines. The newest stored one
-// stays: by it the next start knows where to go on, and the next segment's summary
-// takes from it the record that crosses their border. Histories stay, they are small.
-func (r *Receiver) clean(files []postgres.WALFile, stored postgres.WALFile, segmentSize int64) error {
+// keep takes a file that is stored now for the newest such segment, and removes the
+// one before. The newest stays: by it the next start knows where to go on, and the
+// next segment's summary takes from it the record that crosses their border.
+// Histories stay, they are small.
+func (r *Receiver) keep(stored postgres.WALFile, segmentSize int64) error {
+	r.stored[stored.Name(segmentSize)] = true
 	if stored.Kind != postgres.WALSegment {
 		return nil
 	}
+	old := r.newest
+	if old.Timeline == 0 {
+		r.newest = stored
+		return nil
+	}
+	if stored.Timeline < old.Timeline || stored.Timeline == old.Timeline && stored.Segment < old.Segment {
+		old = stored // it had been refused, and another one was stored meanwhile
+	} else {
+		r.newest = stored
+	}
+	delete(r.stored, old.Name(segmentSize))
+	return r.o.Directory.Remove(old, segmentSize)
+}
+
+// removeLeft removes what is left of the segments in which a timeline ended: the
+// next timeline's segment has all of it, and is stored.
+func (r *Receiver) removeLeft(files []postgres.WALFile, segmentSize int64) error {
 	for _, f := range files {
-		name := f.Name(segmentSize)
-		older := f.Timeline < stored.Timeline || f.Timeline == stored.Timeline && f.Segment < stored.Segment
-		switch {
-		case f.Kind == postgres.WALSegment && older && r.stored[name]:
-		case f.Kind == postgres.WALPartial && f.Timeline < stored.Timeline && f.Segment <= stored.Segment:
-		default:
-			continue
+		if f.Kind == postgres.WALPartial && f.Timeline < r.newest.Timeline && f.Segment <= r.newest.Segment {
+			if err := r.o.Directory.Remove(f, segmentSize); err != nil {
+				return err
+			}
 		}
-		if err := r.o.Directory.Remove(f, segmentSize); err != nil {
-			return err
-		}
-		delete(r.stored, name)
 	}
 	return nil
 }
