@@ -416,10 +416,10 @@ func TestARepositoryThatIsAwayKeepsNothingFromBeingAcknowledged(t *testing.T) {
 	fill(t, c, 4)
 	caughtUp(t, c)
 	r.says(t, "received WAL waits in the directory")
-	if waiting := len(segmentsOf(t, c)); waiting < 4 {
+	if waiting := len(serversSegments(t, c)); waiting < 4 {
 		t.Errorf("%d segments are complete only", waiting)
 	}
-	for _, name := range segmentsOf(t, c) {
+	for _, name := range serversSegments(t, c) {
 		if !strings.Contains(namesOf(r.dir), name) && name >= first {
 			t.Errorf("%s is in no repository and not in the directory: %s", name, namesOf(r.dir))
 		}
