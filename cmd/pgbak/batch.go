@@ -12,16 +12,36 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// pushing is what archive-push and the agent push by: the same but for who opens
-// the repositories, and for how long they stay open.
+// pushing is what archive-push, archive-receive and the agent push by: the same but
+// for who opens the repositories, and for how long they stay open.
 type pushing struct {
 	config       *config
 	stanza       string
 	repositories []repositoryConfig
 	processes    int
-	control      func() (*postgres.Control, error)
+	control      func() (*postgres.Control, error) // nil is not known
 	open         func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error)
 	log          *slog.Logger
+}
+
+// pusher puts the Pusher together.
+func (a *app) pusher(p pushing) (*archive.Pusher, error) {
+	var targets []archive.PushTarget
+	for _, rc := range p.repositories {
+		compression, err := rc.compression()
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, archive.PushTarget{Name: rc.Name, Place: pushPlace(rc, p.stanza), Compression: compression,
+			Open: func(ctx context.Context) (*repo.Stanza, error) { return p.open(ctx, rc) }})
+	}
+	pusher, err := archive.NewPusher(targets...)
+	if err != nil {
+		return nil, err
+	}
+	pusher.Processes, pusher.Control, pusher.Log = p.processes, p.control, p.log
+	pusher.Host, _ = os.Hostname() // for people; the events do without
+	return pusher, nil
 }
 
 // batch puts the Batch together. spoolErr says why there is no spool although one
@@ -31,21 +51,10 @@ func (a *app) batch(p pushing) (b *archive.Batch, spoolErr, err error) {
 	if err != nil {
 		return nil, nil, &configError{err}
 	}
-	var targets []archive.PushTarget
-	for _, rc := range p.repositories {
-		compression, err := rc.compression()
-		if err != nil {
-			return nil, nil, err
-		}
-		targets = append(targets, archive.PushTarget{Name: rc.Name, Place: pushPlace(rc, p.stanza), Compression: compression,
-			Open: func(ctx context.Context) (*repo.Stanza, error) { return p.open(ctx, rc) }})
-	}
-	pusher, err := archive.NewPusher(targets...)
+	pusher, err := a.pusher(p)
 	if err != nil {
 		return nil, nil, err
 	}
-	pusher.Processes, pusher.Control, pusher.Log = p.processes, p.control, p.log
-	pusher.Host, _ = os.Hostname() // for people; the events do without
 	var spool *archive.Spool
 	if settings.spool != "" {
 		spool, spoolErr = archive.OpenSpool(settings.spool, p.stanza)
@@ -54,6 +63,14 @@ func (a *app) batch(p pushing) (b *archive.Batch, spoolErr, err error) {
 	b.Processes = cmp.Or(settings.processes, p.processes)
 	b.QueueMax, b.Host = settings.queueMax, pusher.Host
 	return b, spoolErr, nil
+}
+
+// openToPush opens a repository for the run.
+func (a *app) openToPush(stanza string) func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
+	return func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
+		o, err := a.openStanza(ctx, rc, stanza, toWrite)
+		return o.stanza, err
+	}
 }
 
 // pushPlace is all that decides where a repository's files of a stanza go to.

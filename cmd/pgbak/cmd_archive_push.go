@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/hint"
-	"github.com/pgbak/pgbak/repo"
 )
 
 func (a *app) archivePushCommand() *cobra.Command {
@@ -49,11 +47,7 @@ func (a *app) archivePush(cmd *cobra.Command, path string) error {
 		return err
 	}
 	batch, spoolErr, err := a.batch(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
-		control: a.workingControl, log: a.log,
-		open: func(ctx context.Context, rc repositoryConfig) (*repo.Stanza, error) {
-			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
-			return o.stanza, err
-		}})
+		control: a.workingControl, log: a.log, open: a.openToPush(sel.stanza.Name)})
 	if err != nil {
 		return err
 	}

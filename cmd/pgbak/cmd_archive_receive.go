@@ -10,7 +10,6 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
-	"github.com/pgbak/pgbak/repo"
 )
 
 const archiveReceiveName = "archive-receive"
@@ -86,7 +85,8 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 	if f.name == "" {
 		f.name = f.slot
 	}
-	pusher, err := a.receivePusher(sel)
+	pusher, err := a.pusher(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
+		log: a.log, open: a.openToPush(sel.stanza.Name)})
 	if err != nil {
 		return err
 	}
@@ -107,25 +107,4 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 		return err
 	}
 	return receiver.Run(ctx)
-}
-
-// receivePusher pushes into all selected repositories.
-func (a *app) receivePusher(sel selection) (*archive.Pusher, error) {
-	var targets []archive.PushTarget
-	for _, rc := range sel.repositories {
-		compression, err := repo.ParseCompression(rc.Compression)
-		if err != nil {
-			return nil, &configError{err}
-		}
-		targets = append(targets, archive.PushTarget{Name: rc.Name, Compression: compression, Open: func(ctx context.Context) (*repo.Stanza, error) {
-			o, err := a.openStanza(ctx, rc, sel.stanza.Name, toWrite)
-			return o.stanza, err
-		}})
-	}
-	pusher, err := archive.NewPusher(targets...)
-	if err != nil {
-		return nil, err
-	}
-	pusher.Processes, pusher.Log = sel.processes, a.log
-	return pusher, nil
 }
