@@ -61,6 +61,9 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 	began := r.clock()
 	result, err := r.push(ctx, r.asked, nil)
+	for _, t := range r.targets {
+		t.settle() // where it was not asked for
+	}
 	r.tell(Pushed{Result: result, Err: err, Asked: true, Duration: r.clock().Sub(began)})
 	return result, err
 }
@@ -160,7 +163,7 @@ func (r *pushRun) next() (string, bool) {
 func (r *pushRun) lacking(places []string) []*runTarget {
 	var lacking []*runTarget
 	for _, t := range r.targets {
-		if slices.Contains(places, t.key) && !t.isDown() && (t.isOpen() || r.patience.Err() == nil) {
+		if slices.Contains(places, t.key) && !t.isDown() && !t.isBarred() && (t.isReady() || r.patience.Err() == nil) {
 			lacking = append(lacking, t)
 		}
 	}
@@ -247,13 +250,16 @@ func (r *pushRun) asking(holders []holder, patience context.Context) []PushTarge
 	for _, t := range r.targets {
 		switch {
 		case !slices.Contains(missing, t.key):
+			if patience == nil {
+				t.settle()
+			}
 		case patience == nil:
-			asking = append(asking, t.forRun(nil))
+			asking = append(asking, t.forAsked())
 		case t.isDown():
 			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
 				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
 		default:
-			asking = append(asking, t.forRun(patience.Done()))
+			asking = append(asking, t.forAhead(patience.Done()))
 		}
 	}
 	return asking

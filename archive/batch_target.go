@@ -19,12 +19,18 @@ type runTarget struct {
 	stanza *repo.Stanza // valid when opened is closed
 	err    error
 
-	mu   sync.Mutex
-	down error
+	settle  func()        // the file asked for is done here, one way or the other
+	settled chan struct{} // closed by settle
+
+	mu     sync.Mutex
+	down   error
+	barred bool // holds other WAL than this server's
 }
 
 func newRunTarget(t PushTarget) *runTarget {
-	return &runTarget{PushTarget: t, key: placeKey(t), opened: make(chan struct{})}
+	r := &runTarget{PushTarget: t, key: placeKey(t), opened: make(chan struct{}), settled: make(chan struct{})}
+	r.settle = sync.OnceFunc(func() { close(r.settled) })
+	return r
 }
 
 // errNotAsked says that a file did not wait for a repository that fails, or is not open yet.
@@ -42,27 +48,81 @@ func (t *runTarget) begin(ctx context.Context, opening *sync.WaitGroup) {
 	})
 }
 
-// forRun is the target as a Pusher wants it. patience ends, if it is not nil,
-// when the file should not wait any longer for the repository to be opened.
-func (t *runTarget) forRun(patience <-chan struct{}) PushTarget {
+// forAsked is the target as the file asked for is pushed to it.
+func (t *runTarget) forAsked() PushTarget {
 	target := t.PushTarget
 	target.Open = func(ctx context.Context) (*repo.Stanza, error) {
 		t.open()
 		select {
 		case <-t.opened:
 			return t.stanza, t.err
-		default:
-		}
-		select {
-		case <-t.opened:
-			return t.stanza, t.err
-		case <-patience:
-			return nil, errNotAsked
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+	target.settled = func(err error) {
+		t.barAfter(err)
+		t.settle()
+	}
 	return target
+}
+
+// forAhead is the target as a file that nobody asked for is pushed to it: when the
+// one that was asked for is done there. Two servers that go on from one WAL would
+// otherwise mix theirs in the archive, since what comes later could be stored
+// before it shows that they have parted. patience ends when the file should not
+// wait any longer.
+func (t *runTarget) forAhead(patience <-chan struct{}) PushTarget {
+	target := t.PushTarget
+	target.Open = func(ctx context.Context) (*repo.Stanza, error) {
+		t.open()
+		for _, ready := range []<-chan struct{}{t.opened, t.settled} {
+			select {
+			case <-ready:
+				continue
+			default:
+			}
+			select {
+			case <-ready:
+			case <-patience:
+				return nil, errNotAsked
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		if t.isBarred() {
+			return nil, errNotAsked
+		}
+		return t.stanza, t.err
+	}
+	target.settled = t.barAfter
+	return target
+}
+
+// barAfter keeps further files away from a repository that holds other content
+// under the name of one.
+func (t *runTarget) barAfter(err error) {
+	if errors.Is(err, repo.ErrWALConflict) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.barred = true
+	}
+}
+
+func (t *runTarget) isBarred() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.barred
+}
+
+// isReady tells whether files that nobody asked for need not wait.
+func (t *runTarget) isReady() bool {
+	select {
+	case <-t.settled:
+		return t.isOpen()
+	default:
+		return false
+	}
 }
 
 // isOpen tells whether it was opened in this run, with success.

@@ -25,6 +25,8 @@ type PushTarget struct {
 	// Open opens the repository and the stanza in it; its errors name the
 	// repository. It runs at the same time as those of the other targets.
 	Open func(ctx context.Context) (*repo.Stanza, error)
+
+	settled func(error) // is told how it ended here, if it is not nil
 }
 
 // Pusher puts WAL files into every one of its repositories.
@@ -179,12 +181,15 @@ type pushed struct {
 	warnings []string
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (pushed, holder, error) {
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (done pushed, h holder, err error) {
+	if t.settled != nil {
+		defer func() { t.settled(err) }()
+	}
 	s, err := t.Open(ctx)
 	if err != nil {
 		return pushed{}, holder{}, err
 	}
-	done, err := p.pushInto(ctx, t.Name, s, file, content)
+	done, err = p.pushInto(ctx, t.Name, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
