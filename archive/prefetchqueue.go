@@ -22,7 +22,10 @@ import (
 // Recovery is a server that fetches WAL, and where it fetches it from: what must
 // be the same when a segment is fetched ahead and when it is served.
 type Recovery struct {
-	Directory   string // its data directory, absolute
+	Directory string // its data directory, absolute
+	// Instance differs when the data directory was restored anew, maybe from another
+	// archive of the same cluster; "" is unknown.
+	Instance    string
 	SystemID    uint64
 	Major       int
 	SegmentSize int64 // bytes
@@ -50,7 +53,7 @@ func NewPrefetchQueue(spool *Spool, of Recovery, limit int64, clock func() time.
 	if !postgres.ValidSegmentSize(of.SegmentSize) || !filepath.IsAbs(of.Directory) {
 		return nil, fmt.Errorf("segments of %d bytes for data directory %q cannot be fetched ahead", of.SegmentSize, of.Directory)
 	}
-	id := xxh3.Hash128([]byte(fmt.Sprintf("1 %q %d %d %d %q", of.Directory, of.SystemID, of.Major, of.SegmentSize, of.Sources))).Bytes()
+	id := xxh3.Hash128([]byte(fmt.Sprintf("2 %q %q %d %d %d %q", of.Directory, of.Instance, of.SystemID, of.Major, of.SegmentSize, of.Sources))).Bytes()
 	q := &PrefetchQueue{spool: spool, of: of, key: hex.EncodeToString(id[:]), limit: limit, clock: clock}
 	q.dir = filepath.Join(spool.part(spoolGet), q.key)
 	if err := os.Mkdir(q.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
