@@ -350,10 +350,17 @@ func (q *PrefetchQueue) asked() (f postgres.WALFile, ok bool) {
 	return f, err == nil && f.Kind == postgres.WALSegment
 }
 
-// isLow says whether there is less than half of what should be ready.
-func (q *PrefetchQueue) isLow() bool {
+// isLow says whether there is less than half of what should be ready for who asks
+// for a segment. What another place or timeline left in the queue is not for him.
+func (q *PrefetchQueue) isLow(asked postgres.WALFile) bool {
 	files, err := q.files()
-	return err == nil && len(files) < max(minPrefetch, q.segments()/2)
+	ready := 0
+	for _, f := range files {
+		if f.segment.Timeline >= asked.Timeline && f.segment.Segment > asked.Segment && f.segment.Segment-asked.Segment <= uint64(q.segments()) {
+			ready++
+		}
+	}
+	return err == nil && ready < max(minPrefetch, q.segments()/2)
 }
 
 // isServed says whether somebody fetches ahead for this queue.
