@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,48 +88,53 @@ const (
 
 // ReadEnds reads, for each identity's backups, the last WAL that can be reached, to
 // say until which position and commit recovery gets. Backups that end at the same
-// place share the reading; of each place at most some segments are read, and of at
+// place share the reading, from the start of the oldest of them on: what was committed
+// before the newest began is in it. Of each place at most some segments are read, and of at
 // most some places, those of the newest backups. What cannot be read stays unknown
 // and is told by the errors.
 func (l *Ledger) ReadEnds(ctx context.Context, s *repo.Stanza) []error {
-	type place struct {
-		identity int
-		timeline postgres.Timeline
-		next     uint64
-	}
-	type end struct {
-		until postgres.LSN
-		time  time.Time
-		err   error
-	}
-	known := map[place]end{}
 	var failed []error
+	left := maxEnds
 	for _, id := range slices.Backward(l.Identities) {
-		fill := func(r *Reach) {
-			p := place{id.Identity.Number, r.way.timelineOf(r.next - 1), r.next}
-			e, ok := known[p]
-			if !ok && len(known) == maxEnds {
-				return
+		places, order := id.ends()
+		for _, p := range order[:min(left, len(order))] {
+			left--
+			ending := places[p]
+			oldest := slices.MinFunc(ending, func(a, b *Reach) int { return cmp.Compare(a.first, b.first) })
+			until, commit, err := readEnd(ctx, s, id.Identity, *oldest)
+			if err != nil {
+				failed = append(failed, err)
 			}
-			if !ok {
-				e.until, e.time, e.err = readEnd(ctx, s, id.Identity, *r)
-				if known[p] = e; e.err != nil {
-					failed = append(failed, e.err)
-				}
-			}
-			r.Until, r.Time = e.until, e.time
-		}
-		for i := range slices.Backward(id.Backups) {
-			b := &id.Backups[i]
-			if b.Own.Last != "" {
-				fill(&b.Own)
-			}
-			if b.Newest != nil && b.Newest.Last != "" {
-				fill(b.Newest)
+			for _, r := range ending {
+				r.Until, r.Time = until, commit
 			}
 		}
 	}
 	return failed
+}
+
+// endPlace is where WAL that can be reached ends.
+type endPlace struct {
+	timeline postgres.Timeline
+	next     uint64
+}
+
+// ends are the reaches of all backups by where they end, in order those of the newest first.
+func (l *IdentityLedger) ends() (places map[endPlace][]*Reach, order []endPlace) {
+	places = map[endPlace][]*Reach{}
+	for i := range slices.Backward(l.Backups) {
+		for _, r := range []*Reach{&l.Backups[i].Own, l.Backups[i].Newest} {
+			if r == nil || r.Last == "" {
+				continue
+			}
+			p := endPlace{r.way.timelineOf(r.next - 1), r.next}
+			if places[p] == nil {
+				order = append(order, p)
+			}
+			places[p] = append(places[p], r)
+		}
+	}
+	return places, order
 }
 
 // readEnd scans the last segment, and then more and more before it together with

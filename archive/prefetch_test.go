@@ -318,6 +318,36 @@ func TestRecoveryFromAnEarlierOrALaterPointGetsItsOwnSegments(t *testing.T) {
 	}
 }
 
+func TestAQueueOfAnotherPlaceOrTimelineIsFilledAnew(t *testing.T) {
+	all := run(1, 1, 30)
+	r := newRecovery(t, append(all, run(2, 20, 25)...)...)
+	end := r.prefetch(t)
+	r.mustGet(t, all[0])
+	r.holds(t, all[1:5]...)
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		title string
+		ask   postgres.WALFile
+		want  int
+	}{
+		{"it is full", all[0], 0},
+		{"recovery is elsewhere", all[20], 1},
+		{"half of it is ahead", all[2], 0},
+		{"recovery is on another timeline", run(2, 20, 20)[0], 1},
+	} {
+		if r.filled = 0; c.want == 0 {
+			r.mustGet(t, c.ask)
+		} else if ahead, _ := r.mustGet(t, c.ask); ahead {
+			t.Errorf("%s: it was fetched ahead", c.title)
+		}
+		if r.filled != c.want {
+			t.Errorf("%s: to be filled %d times, want %d", c.title, r.filled, c.want)
+		}
+	}
+}
+
 func TestThePrefetcherEndsWhenRecoveryAsksForNothingOrHasEnded(t *testing.T) {
 	for _, signal := range []string{"", "recovery.signal", "standby.signal"} {
 		r := newRecovery(t, run(1, 1, 9)...)

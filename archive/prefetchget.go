@@ -57,7 +57,7 @@ func (g *PrefetchGetter) get(ctx context.Context, name, dest string, take func(p
 		// newer timelines.
 		trouble = errors.Join(trouble, g.queue.note(f))
 	}
-	if g.queue.isLow() && !g.queue.isServed() {
+	if g.queue.isLow(f) && !g.queue.isServed() {
 		trouble = errors.Join(trouble, g.fill())
 	}
 	if trouble != nil {

@@ -22,7 +22,10 @@ import (
 // Recovery is a server that fetches WAL, and where it fetches it from: what must
 // be the same when a segment is fetched ahead and when it is served.
 type Recovery struct {
-	Directory   string // its data directory, absolute
+	Directory string // its data directory, absolute
+	// Instance differs when the data directory was restored anew, maybe from another
+	// archive of the same cluster; "" is unknown.
+	Instance    string
 	SystemID    uint64
 	Major       int
 	SegmentSize int64 // bytes
@@ -50,7 +53,7 @@ func NewPrefetchQueue(spool *Spool, of Recovery, limit int64, clock func() time.
 	if !postgres.ValidSegmentSize(of.SegmentSize) || !filepath.IsAbs(of.Directory) {
 		return nil, fmt.Errorf("segments of %d bytes for data directory %q cannot be fetched ahead", of.SegmentSize, of.Directory)
 	}
-	id := xxh3.Hash128([]byte(fmt.Sprintf("1 %q %d %d %d %q", of.Directory, of.SystemID, of.Major, of.SegmentSize, of.Sources))).Bytes()
+	id := xxh3.Hash128([]byte(fmt.Sprintf("2 %q %q %d %d %d %q", of.Directory, of.Instance, of.SystemID, of.Major, of.SegmentSize, of.Sources))).Bytes()
 	q := &PrefetchQueue{spool: spool, of: of, key: hex.EncodeToString(id[:]), limit: limit, clock: clock}
 	q.dir = filepath.Join(spool.part(spoolGet), q.key)
 	if err := os.Mkdir(q.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -347,10 +350,17 @@ func (q *PrefetchQueue) asked() (f postgres.WALFile, ok bool) {
 	return f, err == nil && f.Kind == postgres.WALSegment
 }
 
-// isLow says whether there is less than half of what should be ready.
-func (q *PrefetchQueue) isLow() bool {
+// isLow says whether there is less than half of what should be ready for who asks
+// for a segment. What another place or timeline left in the queue is not for him.
+func (q *PrefetchQueue) isLow(asked postgres.WALFile) bool {
 	files, err := q.files()
-	return err == nil && len(files) < max(minPrefetch, q.segments()/2)
+	ready := 0
+	for _, f := range files {
+		if f.segment.Timeline >= asked.Timeline && f.segment.Segment > asked.Segment && f.segment.Segment-asked.Segment <= uint64(q.segments()) {
+			ready++
+		}
+	}
+	return err == nil && ready < max(minPrefetch, q.segments()/2)
 }
 
 // isServed says whether somebody fetches ahead for this queue.

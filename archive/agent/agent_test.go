@@ -588,7 +588,7 @@ func TestAnAnswerAlwaysFits(t *testing.T) {
 }
 
 func FuzzDecodeRequest(f *testing.F) {
-	whole, err := encode(Request{Version: 1, Operation: opPush, Stanza: "main", Repositories: []string{"a"}, Directory: "/d", Path: "pg_wal/x", Cluster: &Cluster{1, 17, 1 << 24}})
+	whole, err := encode(Request{Version: 1, Operation: opPush, Stanza: "main", Repositories: []string{"a"}, Directory: "/d", Path: "pg_wal/x", Cluster: &Cluster{SystemID: 1, Major: 17, SegmentSize: 1 << 24}})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -56,6 +56,8 @@ type Cluster struct {
 	SystemID    uint64 `json:"system-identifier,string"`
 	Major       int    `json:"postgresql-major"`
 	SegmentSize int64  `json:"wal-segment-size"` // bytes
+	// Instance is as in archive.Recovery.
+	Instance string `json:"instance,omitempty"`
 }
 
 // answer is a message of the agent's: one that only says that it is at work, or

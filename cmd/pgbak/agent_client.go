@@ -27,7 +27,7 @@ func (a *app) getByAgent(ctx context.Context, sel selection, identity int, contr
 	done, err = a.byAgent(ctx, sel, func(c agent.Client, r agent.Request) error {
 		r.Name, r.Identity = name, identity
 		if control != nil {
-			r.Cluster = &agent.Cluster{SystemID: control.SystemID, Major: control.Major, SegmentSize: control.WALSegmentSize}
+			r.Cluster = &agent.Cluster{SystemID: control.SystemID, Major: control.Major, SegmentSize: control.WALSegmentSize, Instance: instanceOf(a.directory)}
 		}
 		got, err = c.Get(ctx, r, dest)
 		return err

@@ -29,6 +29,7 @@ func (s *agentService) Get(ctx context.Context, r agent.Request, into *os.File) 
 	}
 	if c := r.Cluster; c != nil {
 		of.control = &postgres.Control{SystemID: c.SystemID, Major: c.Major, WALSegmentSize: c.SegmentSize}
+		of.instance = c.Instance
 	}
 	getter, err := archive.NewGetter(set.sources(of, warmAge)...)
 	if err != nil {

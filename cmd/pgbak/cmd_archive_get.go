@@ -87,6 +87,7 @@ func (a *app) getBy(r recovering, getter *archive.Getter) func(ctx context.Conte
 	}
 	var err error
 	if r.directory, err = filepath.Abs(a.directory); err == nil {
+		r.instance = instanceOf(r.directory)
 		var ahead *archive.PrefetchGetter
 		if ahead, err = a.prefetching(r, getter); err == nil {
 			return ahead.Get

@@ -42,7 +42,7 @@ func (a *app) archivePrefetch(ctx context.Context, identity int, directory strin
 	if err != nil {
 		return err
 	}
-	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, directory: directory, control: control}
+	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, directory: directory, instance: instanceOf(directory), control: control}
 	queue, settings, err := a.prefetchQueue(r)
 	if err != nil {
 		return err
@@ -68,6 +68,7 @@ type recovering struct {
 	asked     string // the repository that was named; "" is all
 	identity  int    // that was named; 0 is none
 	directory string // the data directory, absolute
+	instance  string // of it, as in archive.Recovery
 	control   *postgres.Control
 }
 
@@ -85,10 +86,24 @@ func (a *app) prefetchQueue(r recovering) (*archive.PrefetchQueue, archiveSettin
 		return nil, settings, err
 	}
 	queue, err := archive.NewPrefetchQueue(spool, archive.Recovery{
-		Directory: r.directory, SystemID: r.control.SystemID, Major: r.control.Major, SegmentSize: r.control.WALSegmentSize,
+		Directory: r.directory, Instance: r.instance, SystemID: r.control.SystemID, Major: r.control.Major, SegmentSize: r.control.WALSegmentSize,
 		Sources: r.sourcesText(),
 	}, settings.prefetch, a.clock)
 	return queue, settings, err
+}
+
+// instanceOf tells a data directory from another one that stood in its place
+// before, by the file that each has from its beginning and that no server changes.
+func instanceOf(directory string) string {
+	info, err := os.Lstat(filepath.Join(directory, "PG_VERSION"))
+	if err != nil {
+		return ""
+	}
+	st, isUnix := info.Sys().(*syscall.Stat_t)
+	if !isUnix {
+		return ""
+	}
+	return fmt.Sprintf("%d %d %d.%09d", st.Dev, st.Ino, st.Ctim.Sec, st.Ctim.Nsec)
 }
 
 // sourcesText differs when other repositories, or another part of them, would be asked.

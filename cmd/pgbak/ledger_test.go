@@ -171,6 +171,27 @@ func TestOnlyAGapThatLastsAlarms(t *testing.T) {
 	}
 }
 
+// The WAL of the newest backup holds no commit, but that before it does, which
+// recovery from the older one reads.
+func TestTheLastCommitIsThatBeforeTheNewestBackup(t *testing.T) {
+	h := host(t, map[string]string{"track_commit_timestamp": "on", "autovacuum": "off"})
+	h.expect(t, exitOK, "init")
+	h.Exec(t, "CREATE TABLE work (n int)")
+	h.expect(t, exitOK, "backup")
+	h.archiveSegment(t)
+	committed, err := time.Parse("2006-01-02 15:04:05.999999-07", h.Query(t, "SET timezone = 'UTC'; SELECT timestamp FROM pg_last_committed_xact()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.expect(t, exitOK, "backup")
+	_, backups := h.infoNow(t)
+	for _, b := range backups {
+		if r := b.Recoverable[0]; r.Time == nil || !r.Time.Equal(committed) {
+			t.Errorf("backup %s: recoverable %+v (%v), but the server's last commit was at %s", b.Label, r, r.Time, committed)
+		}
+	}
+}
+
 func TestCheckFailsForAnEventThatCannotBeRead(t *testing.T) {
 	h := host(t, nil)
 	h.expect(t, exitOK, "init")

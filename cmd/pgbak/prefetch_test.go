@@ -132,6 +132,33 @@ func TestArchiveGetStartsAProcessThatFetchesAhead(t *testing.T) {
 	}
 }
 
+// The same cluster has been restored to the past, has gone another way and has
+// archived that under the same url; this copy of it is restored from there now.
+func TestACopyThatIsRestoredAnewIsNotServedFromTheOldQueue(t *testing.T) {
+	s := ahead(t)
+	t.Cleanup(func() { s.endPrefetching(t) })
+	s.write(t, "PG_VERSION", []byte("17\n"))
+	s.mustRun(t, "archive-get", "000000010000000000000003", "pg_wal/RECOVERYXLOG")
+	until(t, "the queue were full", func() bool { return s.queued(t) == 4 })
+
+	remove(t, s.path("PG_VERSION"))
+	s.write(t, "PG_VERSION", []byte("17\n"))
+	const name = "000000010000000000000004"
+	if err := os.RemoveAll(s.path("repo")); err != nil {
+		t.Fatal(err)
+	}
+	s.mustRun(t, "init")
+	_, content := s.writeSegment(t)
+	content = segmentAt(content, 4)
+	content[len(content)-1] ^= 1
+	s.write(t, name, content)
+	s.mustRun(t, "archive-push", s.path(name))
+	s.mustRun(t, "archive-get", name, "pg_wal/RECOVERYXLOG")
+	if got, err := os.ReadFile(s.path("pg_wal/RECOVERYXLOG")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%s came from the archive of before (%v)", name, err)
+	}
+}
+
 func TestWhatIsOpenInTheServerIsNotOpenInThePrefetcher(t *testing.T) {
 	s := ahead(t)
 	t.Cleanup(func() { s.endPrefetching(t) })
