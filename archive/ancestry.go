@@ -273,7 +273,7 @@ func pathText(tli postgres.Timeline, entries []postgres.HistoryEntry) string {
 // putWithAncestry stores a file and makes sure of the histories that it needs: those
 // of a history's ancestors first, the one of a segment's timeline at the same time.
 func (p *Pusher) putWithAncestry(ctx context.Context, target string, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent) (pushed, error) {
-	dir := filepath.Dir(file.path)
+	dir := file.dir()
 	if f.Kind != postgres.WALHistory {
 		return p.putSegment(ctx, target, s, f, dir, content)
 	}
