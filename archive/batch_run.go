@@ -232,11 +232,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.buffers)
+	o, err := r.pushTo(ctx, name, r.asking(counting, patience))
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), r.buffers)
+		o, err = r.pushTo(ctx, name, r.asking(nil, patience))
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -244,6 +244,17 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o.content, counting, o.holders, r.clock())))
 	}
 	return r.complete(o.Result, counting, o.content.Size), err
+}
+
+// pushTo pushes a file to some targets.
+func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget) (outcome, error) {
+	file, err := look(r.path(name))
+	if err != nil {
+		return outcome{Result: Result{File: name}}, err
+	}
+	defer file.Close()
+	file.unproven = r.isUnproven(name)
+	return r.pusher.pushFile(ctx, file, targets, r.buffers)
 }
 
 // asking gives the targets for a file that these hold.

@@ -58,7 +58,10 @@ type walFile struct {
 	file *os.File
 	// beside is the directory of the server's other WAL, if the file lies elsewhere.
 	beside string
-	hole   error // why its summary begins later than that before it ends; valid once the summary is made
+	// unproven tells that the history of its timeline is not in the archive as far as
+	// is known: the repository may hold another server's.
+	unproven bool
+	hole     error // why its summary begins later than that before it ends; valid once the summary is made
 }
 
 // dir is where the server's other WAL lies.
