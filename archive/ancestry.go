@@ -69,23 +69,27 @@ type descent struct {
 // ancestryOfSegment makes sure that the timeline of a segment in dir has its history in
 // the repository. There it proves that those of its ancestors were looked after,
 // since each is put behind them; that costs one request for each timeline,
-// repository and Pusher.
-func (p *Pusher) ancestryOfSegment(ctx context.Context, s *repo.Stanza, target string, f postgres.WALFile, dir string) (*descent, error) {
+// repository and Pusher. Where the server has not yet archived the history itself,
+// unproven, one that is there is compared with it.
+func (p *Pusher) ancestryOfSegment(ctx context.Context, s *repo.Stanza, target string, f postgres.WALFile, dir string, unproven bool) (*descent, error) {
 	id := s.Current()
 	of := ancestryOf{target, id.SystemID, id.Number, f.Timeline}
 	if f.Timeline == 1 || p.ancestry.isComplete(of) {
 		return &descent{}, nil
 	}
 	file := postgres.WALFile{Kind: postgres.WALHistory, Timeline: f.Timeline}
-	there, err := s.HasWAL(ctx, id, file)
-	if err != nil {
-		return &descent{}, err
-	}
-	if there {
-		p.ancestry.setComplete(of)
-		return &descent{}, nil
+	if !unproven {
+		there, err := s.HasWAL(ctx, id, file)
+		if err != nil {
+			return &descent{}, err
+		}
+		if there {
+			p.ancestry.setComplete(of)
+			return &descent{}, nil
+		}
 	}
 	d := &descent{stanza: s, target: target, dir: dir}
+	var err error
 	if d.data, d.history, err = d.read(f.Timeline); err != nil {
 		d.warn(f.Timeline, f.Timeline, err)
 		return d, nil
@@ -96,7 +100,9 @@ func (p *Pusher) ancestryOfSegment(ctx context.Context, s *repo.Stanza, target s
 	if err := d.put(ctx, f.Timeline, d.data); err != nil {
 		return d, err
 	}
-	d.notes = append(d.notes, fmt.Sprintf("%s was not in repository %s although its timeline has segments; it is now", file.Name(id.SegmentSize), target))
+	if !unproven {
+		d.notes = append(d.notes, fmt.Sprintf("%s was not in repository %s although its timeline has segments; it is now", file.Name(id.SegmentSize), target))
+	}
 	p.ancestry.setComplete(of)
 	return d, nil
 }
@@ -273,9 +279,9 @@ func pathText(tli postgres.Timeline, entries []postgres.HistoryEntry) string {
 // putWithAncestry stores a file and makes sure of the histories that it needs: those
 // of a history's ancestors first, the one of a segment's timeline at the same time.
 func (p *Pusher) putWithAncestry(ctx context.Context, target string, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent) (pushed, error) {
-	dir := filepath.Dir(file.path)
+	dir := file.dir()
 	if f.Kind != postgres.WALHistory {
-		return p.putSegment(ctx, target, s, f, dir, content)
+		return p.putSegment(ctx, target, s, f, file, content)
 	}
 	data, err := content.Head(maxHistorySize)
 	if err != nil {
@@ -297,11 +303,21 @@ func (p *Pusher) putWithAncestry(ctx context.Context, target string, s *repo.Sta
 	return pushed{WALPut: put, warnings: d.warnings}, err
 }
 
-func (p *Pusher) putSegment(ctx context.Context, target string, s *repo.Stanza, f postgres.WALFile, dir string, content *repo.WALContent) (pushed, error) {
+func (p *Pusher) putSegment(ctx context.Context, target string, s *repo.Stanza, f postgres.WALFile, file *walFile, content *repo.WALContent) (pushed, error) {
 	var d *descent
 	var ancestryErr error
+	lookAfterAncestry := func() { d, ancestryErr = p.ancestryOfSegment(ctx, s, target, f, file.dir(), file.unproven) }
+	if file.unproven {
+		// Another server's timeline of that number must get nothing of this one's.
+		if lookAfterAncestry(); ancestryErr != nil {
+			p.logNotes(ctx, d)
+			return pushed{warnings: d.warnings}, ancestryErr
+		}
+	}
 	var running sync.WaitGroup
-	running.Go(func() { d, ancestryErr = p.ancestryOfSegment(ctx, s, target, f, dir) })
+	if !file.unproven {
+		running.Go(lookAfterAncestry)
+	}
 	put, err := s.PutWAL(ctx, s.Current(), f, content)
 	running.Wait()
 	p.logNotes(ctx, d)

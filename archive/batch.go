@@ -94,11 +94,6 @@ func (b *Batch) Push(ctx context.Context, path string) (Result, error) {
 	defer cancel()
 	r.begin(ctx)
 	result, err := r.some(ctx)
-	if err != nil && ctx.Err() == nil {
-		if warning, kept := r.keep(err); kept {
-			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
-		}
-	}
 	if r.spoolErr != nil {
 		result.Warnings = append(result.Warnings, r.spoolErr.Error())
 	}

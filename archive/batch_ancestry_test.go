@@ -67,3 +67,43 @@ func TestAHistoryIsNotAcknowledgedBeforeItsAncestors(t *testing.T) {
 		mustHold(t, stanza, on(1, 2).Name(segmentSize), pagedSegment(id, on(1, 2)))
 	}
 }
+
+// TestAheadOfAHistoryThatConflictsNothingOfItsTimelineIsPushed: PostgreSQL asks for
+// nothing else before the history is archived, so that a second server which began
+// a timeline can put nothing between the segments of the first.
+func TestAheadOfAHistoryThatConflictsNothingOfItsTimelineIsPushed(t *testing.T) {
+	for title, kept := range map[string]bool{"and is ready": false, "and is kept": true} {
+		t.Run(title, func(t *testing.T) {
+			stanza := memStanza(t)
+			if _, err := pushContent(t, stanza, "00000003.history", []byte(history2+"\n2\t0/500000\tthe first server\n")); err != nil {
+				t.Fatal(err)
+			}
+			s, spool := newServer(t, 2), newSpool(t)
+			asked, want := "00000003.history", repo.ErrWALConflict
+			if kept {
+				keepHistory(t, s, withControl(t, spool, 1, PushTarget{Name: "local", Open: closedQuietly}))
+				asked, want = segmentNumber(1), nil
+			} else {
+				s.write(t, asked, []byte(history3))
+				s.write(t, on(3, 5).Name(segmentSize), pagedSegment(testIdentity(17), on(3, 5)))
+				s.write(t, on(3, 6).Name(segmentSize), pagedSegment(testIdentity(17), on(3, 6)))
+			}
+			var log bytes.Buffer
+			b := withControl(t, spool, 0, pushTo("local", stanza))
+			logInto(b, &log)
+			if _, err := b.Push(t.Context(), s.path(asked)); !errors.Is(err, want) {
+				t.Fatalf("error %v", err)
+			}
+			if _, err := b.Push(t.Context(), s.path(on(3, 6).Name(segmentSize))); !errors.Is(err, repo.ErrWALConflict) {
+				t.Errorf("error %v", err)
+			}
+			// One for what waits for it, and one for the kept file itself.
+			if n := strings.Count(log.String(), "level=WARN"); n > 4 {
+				t.Errorf("%d warnings:\n%s", n, log.String())
+			}
+			mustLack(t, stanza, on(3, 5).Name(segmentSize))
+			mustLack(t, stanza, on(3, 6).Name(segmentSize))
+			s.mustBeIn(t, stanza, segmentNumber(1), segmentNumber(2))
+		})
+	}
+}

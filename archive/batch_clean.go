@@ -1,11 +1,14 @@
 package archive
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/pgbak/pgbak/repo"
 )
 
 // leftOver is the age from which a temporary file is of nobody any more.
@@ -40,13 +43,17 @@ func (r *pushRun) isLeftOver(e os.DirEntry) bool {
 }
 
 // warnOnce says why a file that nobody asked for is not in a repository: for a
-// repository that fails once, for a file that is refused each time.
+// repository that fails, or a history that conflicts, once, for a file that is refused each time.
 func (r *pushRun) warnOnce(file string, f Failed) {
-	if !isOfFile(f.Err) {
-		if slices.Contains(r.warned, f.Repository) {
-			return
-		}
-		r.warned = append(r.warned, f.Repository)
+	once, what := !isOfFile(f.Err), f.Repository
+	if c, ok := errors.AsType[*repo.WALConflictError](f.Err); ok && c.File != file {
+		once, what = true, f.Repository+"/"+c.File // of all that needs this history
+	}
+	if once && slices.Contains(r.warned, what) {
+		return
+	}
+	if once {
+		r.warned = append(r.warned, what)
 	}
 	r.pusher.Log.Warn("a file that is ready could not be archived ahead", "file", file, "error", f.Err.Error())
 }

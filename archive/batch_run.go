@@ -61,9 +61,18 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 	began := r.clock()
 	result, err := r.push(ctx, r.asked, nil)
+<<<<<<< HEAD
 	for _, t := range r.targets {
 		t.settle() // where it was not asked for
 	}
+=======
+	if err != nil && ctx.Err() == nil {
+		if warning, kept := r.keep(ctx, result.Failed, err); kept {
+			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
+		}
+	}
+	result.Warnings = slices.Clip(result.Warnings) // others append to it
+>>>>>>> rev1
 	r.tell(Pushed{Result: result, Err: err, Asked: true, Duration: r.clock().Sub(began)})
 	return result, err
 }
@@ -229,11 +238,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pusher.pushTo(ctx, r.path(name), r.asking(counting, patience), r.buffers)
+	o, err := r.pushTo(ctx, name, r.asking(counting, patience))
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pusher.pushTo(ctx, r.path(name), r.asking(nil, patience), r.buffers)
+		o, err = r.pushTo(ctx, name, r.asking(nil, patience))
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -241,6 +250,17 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o.content, counting, o.holders, r.clock())))
 	}
 	return r.complete(o.Result, counting, o.content.Size), err
+}
+
+// pushTo pushes a file to some targets.
+func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget) (outcome, error) {
+	file, err := look(r.path(name))
+	if err != nil {
+		return outcome{Result: Result{File: name}}, err
+	}
+	defer file.Close()
+	file.unproven = r.isUnproven(name)
+	return r.pusher.pushFile(ctx, file, targets, r.buffers)
 }
 
 // asking gives the targets for a file that these hold.

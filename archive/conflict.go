@@ -27,7 +27,7 @@ func (p *Pusher) tellConflict(ctx context.Context, s *repo.Stanza, f postgres.WA
 	}
 	path := absolute(file.path)
 	if c.File != filepath.Base(path) {
-		path = filepath.Join(filepath.Dir(path), c.File) // an ancestor's history
+		path = filepath.Join(absolute(file.dir()), c.File) // an ancestor's history
 	}
 	event := repo.WALEvent{Kind: repo.WALConflict, First: c.File, Last: c.File, Archived: c.Archived.String(), Refused: c.Pushed.String(), Host: p.Host, Path: path}
 	if strings.HasSuffix(c.File, ".history") {

@@ -1,10 +1,12 @@
 package archive
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -54,8 +56,16 @@ type walFile struct {
 	path string
 	size int64 // bytes, when it was opened
 	file *os.File
-	hole error // why its summary begins later than that before it ends; valid once the summary is made
+	// beside is the directory of the server's other WAL, if the file lies elsewhere.
+	beside string
+	// unproven tells that the history of its timeline is not in the archive as far as
+	// is known: the repository may hold another server's.
+	unproven bool
+	hole     error // why its summary begins later than that before it ends; valid once the summary is made
 }
+
+// dir is where the server's other WAL lies.
+func (f *walFile) dir() string { return cmp.Or(f.beside, filepath.Dir(f.path)) }
 
 // Size and Open make walFile a storage.Source.
 func (f *walFile) Size() int64 { return f.size }

@@ -111,11 +111,14 @@ func (q *PrefetchQueue) files() ([]queued, error) {
 	return out, nil
 }
 
+// checksumDigits is the length of an xxh3-128 in hexadecimal.
+const checksumDigits = 32
+
 // parse reads the name of a file in the queue: SEGMENT-CHECKSUM.
 func (q *PrefetchQueue) parse(name string) (queued, bool) {
 	segment, sum, _ := strings.Cut(name, "-")
 	f, err := postgres.ParseWALFile(segment, q.of.SegmentSize)
-	ok := err == nil && f.Kind == postgres.WALSegment && len(sum) == 2*len(xxh3.Uint128{}.Bytes())
+	ok := err == nil && f.Kind == postgres.WALSegment && len(sum) == checksumDigits
 	return queued{f, filepath.Join(q.dir, name), sum}, ok
 }
 

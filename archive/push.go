@@ -123,12 +123,17 @@ type outcome struct {
 // pushTo is Push to some targets. In a batch, which has buffers, the outcome also
 // tells what content it was.
 func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, batch *walBuffers) (outcome, error) {
-	o := outcome{Result: Result{File: filepath.Base(path)}}
 	file, err := look(path)
 	if err != nil {
-		return o, err
+		return outcome{Result: Result{File: filepath.Base(path)}}, err
 	}
 	defer file.Close()
+	return p.pushFile(ctx, file, targets, batch)
+}
+
+// pushFile is pushTo of an open file.
+func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarget, batch *walBuffers) (outcome, error) {
+	o := outcome{Result: Result{File: filepath.Base(file.path)}}
 	content := repo.NewWALContent(file)
 	content.Processes = p.Processes
 	content.Buffer = batch.take(file.size)

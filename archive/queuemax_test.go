@@ -392,3 +392,122 @@ func TestAnEventThatFailsIsTriedByTheNextRun(t *testing.T) {
 		t.Errorf("%v, events %q", err, events(t, stanza))
 	}
 }
+
+// withControl is a batch of a server that is known, with a limit of segments.
+func withControl(t *testing.T, spool *Spool, limit int64, targets ...PushTarget) *Batch {
+	t.Helper()
+	b := newTestBatch(t, spool, targets...)
+	b.pusher.Control = func() (*postgres.Control, error) {
+		return &postgres.Control{SystemID: testIdentity(17).SystemID, Major: 17, WALSegmentSize: segmentSize}, nil
+	}
+	b.QueueMax = limit * segmentSize
+	return b
+}
+
+// keepHistory has the history of timeline 3 kept by a batch whose repositories fail.
+func keepHistory(t *testing.T, s *walServer, down *Batch) {
+	t.Helper()
+	s.write(t, "00000003.history", []byte(history3))
+	for n := range uint64(3) {
+		s.write(t, on(3, 5+n).Name(segmentSize), pagedSegment(testIdentity(17), on(3, 5+n)))
+	}
+	if result, err := down.Push(t.Context(), s.path("00000003.history")); err != nil || !result.Kept {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	s.done(t, "00000003.history")
+}
+
+// TestAKeptHistoryTakesAlongWhatItsPushWould have taken from the server's directory.
+func TestAKeptHistoryTakesAlongWhatItsPushWould(t *testing.T) {
+	stanza := memStanza(t)
+	id := stanza.Current()
+	s, spool := newServer(t, 0), newSpool(t)
+	for _, f := range tail() {
+		if err := os.WriteFile(s.path(f.Name(segmentSize)), pagedSegment(id, f), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own2 := strings.Replace(history2, "no recovery target specified", "as the server has it", 1)
+	if err := os.WriteFile(s.path("00000002.history"), []byte(own2), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keepHistory(t, s, withControl(t, spool, 1, PushTarget{Name: "local", Open: closedQuietly}))
+	if _, err := withControl(t, spool, 0, pushTo("local", stanza)).Push(t.Context(), s.path(on(3, 5).Name(segmentSize))); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, stanza, "00000003.history", []byte(history3))
+	mustHold(t, stanza, "00000002.history", []byte(own2))
+	for _, f := range tail() {
+		mustHold(t, stanza, f.Name(segmentSize), pagedSegment(id, f))
+	}
+}
+
+// TestAKeptFileGoesToTheRepositoriesThatWork, and waits for the others, be they away
+// or not chosen.
+func TestAKeptFileGoesToTheRepositoriesThatWork(t *testing.T) {
+	first, second, third := newStanza(t, mem.New(), testIdentity(17)), newStanza(t, mem.New(), testIdentity(17)), newStanza(t, mem.New(), testIdentity(17))
+	s, spool := newServer(t, 0), newSpool(t)
+	away := func(name string) PushTarget { return PushTarget{Name: name, Open: closedQuietly} }
+	keepHistory(t, s, withControl(t, spool, 1, away("a"), away("b"), away("c")))
+	const name = "000000030000000000000005.00000028.backup"
+	s.write(t, name, []byte("START WAL LOCATION: 0/500028\n"))
+	if result, err := withControl(t, spool, 1, away("a"), away("b"), away("c")).Push(t.Context(), s.path(name)); err != nil || !result.Kept {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	s.done(t, name)
+	var log bytes.Buffer
+	push := func(number uint64, targets ...PushTarget) error {
+		b := withControl(t, spool, 0, targets...)
+		logInto(b, &log)
+		_, err := b.Push(t.Context(), s.path(on(3, number).Name(segmentSize)))
+		return err
+	}
+	if err := push(5, pushTo("a", first), away("b"), away("c")); err == nil {
+		t.Fatal("no error")
+	}
+	mustHold(t, first, name, s.contents[name])
+	if strings.Contains(log.String(), "kept in the spool could not") {
+		t.Errorf("a repository that is away is told of anew for each kept file: %s", log.String())
+	}
+	if err := push(6, pushTo("b", second)); err != nil { // the only one that is chosen
+		t.Fatal(err)
+	}
+	mustHold(t, second, name, s.contents[name])
+	if err := push(7, pushTo("a", first), pushTo("b", second), pushTo("c", third)); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, third, name, s.contents[name])
+	if left, err := os.ReadDir(spool.keptPart(testIdentity(17).SystemID)); err != nil || len(left) != 0 {
+		t.Errorf("%d files are kept still, %v", len(left), err)
+	}
+}
+
+// TestAKeptFileIsNotReplacedByAnother, as of a second server of the cluster with
+// this spool: PostgreSQL was told that the first one is safe.
+func TestAKeptFileIsNotReplacedByAnother(t *testing.T) {
+	stanza := memStanza(t)
+	s, other, spool := newServer(t, 0), newServer(t, 3), newSpool(t)
+	down := withControl(t, spool, 1, PushTarget{Name: "local", Open: closedQuietly})
+	keepHistory(t, s, down)
+	keepHistory(t, s, down) // the same is kept already
+	other.write(t, "00000003.history", []byte(history2+"\n2\t0/500000\tanother way\n"))
+	if result, err := down.Push(t.Context(), other.path("00000003.history")); err == nil || result.Kept {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if _, err := withControl(t, spool, 0, pushTo("local", stanza)).Push(t.Context(), s.path(on(3, 5).Name(segmentSize))); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, stanza, "00000003.history", []byte(history3))
+}
+
+// TestWhoKeepsARunGoingLearnsThatAFileIsKept: an agent answers by what Each is told.
+func TestWhoKeepsARunGoingLearnsThatAFileIsKept(t *testing.T) {
+	s := newServer(t, 0)
+	b := withControl(t, newSpool(t), 1, PushTarget{Name: "local", Open: closedQuietly})
+	var told []Pushed
+	b.Each = func(p Pushed) { told = append(told, p) }
+	keepHistory(t, s, b)
+	if len(told) != 1 || told[0].Err != nil || !told[0].Kept || len(told[0].Warnings) != 1 {
+		t.Errorf("told was %+v", told)
+	}
+}

@@ -35,6 +35,8 @@ func walKind(name string) (postgres.WALKind, bool) {
 const (
 	firstSegmentName  = "000000010000000000000000"
 	segmentNameLength = len(firstSegmentName)
+	// timelineNameLength is that of the timeline, with which all names begin.
+	timelineNameLength = 8
 )
 
 // isSegmentName is true of segments and partial segments, whose content says of
@@ -80,4 +82,23 @@ func filesReady(wal string) ([]string, error) {
 	}
 	slices.SortFunc(names, inArchiveOrder)
 	return names, nil
+}
+
+// isUnproven tells whether the history of a file's timeline waits still to be archived.
+// PostgreSQL asks for histories first, but a run pushes what is ready at the same
+// time, and what is kept at its end.
+func (r *pushRun) isUnproven(name string) bool {
+	kind, ok := walKind(name)
+	if !ok || kind == postgres.WALHistory {
+		return false
+	}
+	history := name[:timelineNameLength] + ".history"
+	if _, err := os.Lstat(filepath.Join(r.wal, "archive_status", history+readySuffix)); err == nil {
+		return true
+	}
+	if r.spool == nil || r.control == nil {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(r.spool.keptPart(r.control.SystemID), history))
+	return err == nil
 }

@@ -76,7 +76,7 @@ func settleSwitched(ctx context.Context, s *repo.Stanza, f postgres.WALFile, fil
 // settlePartial says, as a warning for the server's log, why the refused partial
 // segment is not needed; "" if it may be needed, or is none.
 func settlePartial(ctx context.Context, s *repo.Stanza, f postgres.WALFile, file *walFile, conflict error) (string, error) {
-	dir := filepath.Dir(file.path)
+	dir := file.dir()
 	next, length, err := successor(s, dir, f)
 	if err != nil || next.Timeline == 0 {
 		return "", err

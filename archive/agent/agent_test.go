@@ -200,6 +200,34 @@ func TestTheSameFileIsPushedOnceAtATime(t *testing.T) {
 	}
 }
 
+// TestTheAnswersOfAJoinedPushAreCutApart: each is cut to fit its message, out of one
+// result. It tells by the race detector.
+func TestTheAnswersOfAJoinedPushAreCutApart(t *testing.T) {
+	result := archive.Result{Kept: true, Warnings: []string{strings.Repeat("w", 2*maxWarning)}}
+	release := make(chan struct{})
+	r := start(t, newServer(t, scripted{push: func(context.Context, Request, string, string) (archive.Result, error) {
+		<-release
+		return result, nil
+	}}))
+	dir := dataDirectory(t, "pg_wal/x")
+	got := make(chan archive.Result, 4)
+	for range 4 {
+		go func() {
+			one, _ := r.client().Push(context.Background(), Request{Directory: dir, Path: "pg_wal/x"})
+			got <- one
+		}()
+	}
+	close(release)
+	for range 4 {
+		if one := await(t, got); !one.Kept || len(one.Warnings) != 1 || len(one.Warnings[0]) > maxWarning+len(" ...") {
+			t.Errorf("%+v", one)
+		}
+	}
+	if len(result.Warnings[0]) != 2*maxWarning {
+		t.Error("the result itself was cut")
+	}
+}
+
 func TestAFileThatIsAnotherByNowIsNotJoined(t *testing.T) {
 	begun, release := make(chan string, 10), make(chan struct{})
 	r := start(t, newServer(t, scripted{push: func(_ context.Context, _ Request, _, path string) (archive.Result, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -70,18 +71,20 @@ type answer struct {
 	File     string           `json:"file,omitempty"`
 	Stored   []archive.Stored `json:"stored,omitempty"`
 	From     string           `json:"from,omitempty"` // the repository that had the file
-	// Acknowledged and Dropped are as in archive.Result.
+	// Acknowledged, Dropped and Kept are as in archive.Result.
 	Acknowledged bool `json:"acknowledged,omitempty"`
 	Dropped      bool `json:"dropped,omitempty"`
+	Kept         bool `json:"kept,omitempty"`
 }
 
 // setPushed and pushed carry an archive.Result, but for its errors.
 func (a *answer) setPushed(r archive.Result) {
-	a.File, a.Stored, a.Warnings, a.Acknowledged, a.Dropped = r.File, r.Stored, r.Warnings, r.Acknowledged, r.Dropped
+	// The warnings are cut to fit, and the result is that of others too.
+	a.File, a.Stored, a.Warnings, a.Acknowledged, a.Dropped, a.Kept = r.File, r.Stored, slices.Clone(r.Warnings), r.Acknowledged, r.Dropped, r.Kept
 }
 
 func (a *answer) pushed() archive.Result {
-	return archive.Result{File: a.File, Stored: a.Stored, Warnings: a.Warnings, Acknowledged: a.Acknowledged, Dropped: a.Dropped}
+	return archive.Result{File: a.File, Stored: a.Stored, Warnings: a.Warnings, Acknowledged: a.Acknowledged, Dropped: a.Dropped, Kept: a.Kept}
 }
 
 // Failure is the error of a request, as the agent's process would have ended on it.
