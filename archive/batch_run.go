@@ -61,18 +61,15 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 	began := r.clock()
 	result, err := r.push(ctx, r.asked, nil)
-<<<<<<< HEAD
 	for _, t := range r.targets {
 		t.settle() // where it was not asked for
 	}
-=======
 	if err != nil && ctx.Err() == nil {
 		if warning, kept := r.keep(ctx, result.Failed, err); kept {
 			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
 		}
 	}
 	result.Warnings = slices.Clip(result.Warnings) // others append to it
->>>>>>> rev1
 	r.tell(Pushed{Result: result, Err: err, Asked: true, Duration: r.clock().Sub(began)})
 	return result, err
 }
