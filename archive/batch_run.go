@@ -153,7 +153,7 @@ func (r *pushRun) next() (string, bool) {
 		}
 		name := r.queue[0]
 		r.queue = r.queue[1:]
-		if len(r.lacking(r.missing[name])) == 0 {
+		if len(r.lacking(name, r.missing[name])) == 0 {
 			continue
 		}
 		r.begun[name] = true
@@ -164,12 +164,12 @@ func (r *pushRun) next() (string, bool) {
 	}
 }
 
-// lacking gives those of the places that may be asked: all but those that failed,
-// and that take too long to open.
-func (r *pushRun) lacking(places []string) []*runTarget {
+// lacking gives those of the places that may be asked for a file: all but those
+// that failed, that take too long to open, and that hold another server's WAL.
+func (r *pushRun) lacking(name string, places []string) []*runTarget {
 	var lacking []*runTarget
 	for _, t := range r.targets {
-		if slices.Contains(places, t.key) && !t.isDown() && !t.isBarred() && (t.isReady() || r.patience.Err() == nil) {
+		if slices.Contains(places, t.key) && !t.isDown() && !t.isBarred(name) && (t.isReady() || r.patience.Err() == nil) {
 			lacking = append(lacking, t)
 		}
 	}
@@ -203,7 +203,7 @@ func (r *pushRun) refill() bool {
 			places = without(r.places(), r.holders(a))
 			r.missing[name] = places
 		}
-		if len(r.lacking(places)) > 0 {
+		if len(r.lacking(name, places)) > 0 {
 			tried = append(tried, name)
 		}
 	}
@@ -235,11 +235,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pushTo(ctx, name, r.asking(counting, patience))
+	o, err := r.pushTo(ctx, name, r.asking(name, counting, patience))
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pushTo(ctx, name, r.asking(nil, patience))
+		o, err = r.pushTo(ctx, name, r.asking(name, nil, patience))
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -261,7 +261,7 @@ func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget)
 }
 
 // asking gives the targets for a file that these hold.
-func (r *pushRun) asking(holders []holder, patience context.Context) []PushTarget {
+func (r *pushRun) asking(name string, holders []holder, patience context.Context) []PushTarget {
 	var asking []PushTarget
 	missing := without(r.places(), holders)
 	for _, t := range r.targets {
@@ -271,12 +271,12 @@ func (r *pushRun) asking(holders []holder, patience context.Context) []PushTarge
 				t.settle()
 			}
 		case patience == nil:
-			asking = append(asking, t.forAsked())
+			asking = append(asking, t.forAsked(name))
 		case t.isDown():
 			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
 				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
 		default:
-			asking = append(asking, t.forAhead(patience.Done()))
+			asking = append(asking, t.forAhead(name, patience.Done()))
 		}
 	}
 	return asking

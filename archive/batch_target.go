@@ -24,7 +24,7 @@ type runTarget struct {
 
 	mu     sync.Mutex
 	down   error
-	barred bool // holds other WAL than this server's
+	barred string // the lowest timeline, as names begin with, of which it holds other WAL than this server's; "" is none
 }
 
 func newRunTarget(t PushTarget) *runTarget {
@@ -49,7 +49,7 @@ func (t *runTarget) begin(ctx context.Context, opening *sync.WaitGroup) {
 }
 
 // forAsked is the target as the file asked for is pushed to it.
-func (t *runTarget) forAsked() PushTarget {
+func (t *runTarget) forAsked(name string) PushTarget {
 	target := t.PushTarget
 	target.Open = func(ctx context.Context) (*repo.Stanza, error) {
 		t.open()
@@ -61,7 +61,7 @@ func (t *runTarget) forAsked() PushTarget {
 		}
 	}
 	target.settled = func(err error) {
-		t.barAfter(err)
+		t.barAfter(name, err)
 		t.settle()
 	}
 	return target
@@ -72,7 +72,7 @@ func (t *runTarget) forAsked() PushTarget {
 // otherwise mix theirs in the archive, since what comes later could be stored
 // before it shows that they have parted. patience ends when the file should not
 // wait any longer.
-func (t *runTarget) forAhead(patience <-chan struct{}) PushTarget {
+func (t *runTarget) forAhead(name string, patience <-chan struct{}) PushTarget {
 	target := t.PushTarget
 	target.Open = func(ctx context.Context) (*repo.Stanza, error) {
 		t.open()
@@ -90,30 +90,36 @@ func (t *runTarget) forAhead(patience <-chan struct{}) PushTarget {
 				return nil, context.Cause(ctx)
 			}
 		}
-		if t.isBarred() {
+		if t.isBarred(name) {
 			return nil, errNotAsked
 		}
 		return t.stanza, t.err
 	}
-	target.settled = t.barAfter
+	target.settled = func(err error) { t.barAfter(name, err) }
 	return target
 }
 
-// barAfter keeps further files away from a repository that holds other content
-// under the name of one.
-func (t *runTarget) barAfter(err error) {
-	if errors.Is(err, repo.ErrWALConflict) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.barred = true
+// barAfter keeps further files of a timeline, and of those that may come from it,
+// away from a repository that holds other content under the name of one.
+func (t *runTarget) barAfter(name string, err error) {
+	if !errors.Is(err, repo.ErrWALConflict) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tli := timelineOf(name); t.barred == "" || tli < t.barred {
+		t.barred = tli
 	}
 }
 
-func (t *runTarget) isBarred() bool {
+func (t *runTarget) isBarred(name string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.barred
+	return t.barred != "" && timelineOf(name) >= t.barred
 }
+
+// timelineOf gives the timeline as the name of a WAL file begins with it: in hexadecimal.
+func timelineOf(name string) string { return name[:8] }
 
 // isReady tells whether files that nobody asked for need not wait.
 func (t *runTarget) isReady() bool {
