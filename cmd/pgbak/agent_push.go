@@ -205,6 +205,7 @@ func (l *line) batch(maxAge time.Duration) (b *archive.Batch, warnings []string,
 	}
 	pusher.Control = func() (*postgres.Control, error) { return readControl(l.pgdata) }
 	pusher.Log = a.log.With("stanza", l.stanza)
+	pusher.Host, _ = os.Hostname() // for people; the events do without
 	var spool *archive.Spool
 	if settings.spool != "" {
 		if spool, err = archive.OpenSpool(settings.spool, l.stanza); err != nil {
@@ -214,7 +215,7 @@ func (l *line) batch(maxAge time.Duration) (b *archive.Batch, warnings []string,
 	b = archive.NewBatch(pusher, spool, a.clock)
 	b.Processes = cmp.Or(settings.processes, pusher.Processes)
 	b.QueueMax = settings.queueMax
-	b.Host, _ = os.Hostname() // for people; the events do without
+	b.Host = pusher.Host
 	b.Each = func(p archive.Pushed) { l.service.metrics.Stored(l.stanza, p) }
 	return b, warnings, nil
 }
