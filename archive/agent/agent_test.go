@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -536,6 +537,60 @@ func TestAnAgentThatHangsOrDiesIsAway(t *testing.T) {
 		t.Errorf("error %v, hint %q", err, hint.Of(err))
 	}
 	contains(t, err, "it speaks version 2 of its protocol, this program version 1")
+}
+
+// TestWhoeverListensWhereEverybodyMayIsNotBelieved: his "archived" would have
+// PostgreSQL throw WAL away that is nowhere.
+func TestWhoeverListensWhereEverybodyMayIsNotBelieved(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can listen as another user")
+	}
+	dir, err := os.MkdirTemp("", "agent") // t.TempDir lets no other user in
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "sock")
+	listening := make(chan net.Listener, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with the goroutine
+		var l net.Listener
+		_, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0))
+		if errno == 0 {
+			l, _ = net.Listen("unix", path)
+		}
+		listening <- l
+	}()
+	l := await(t, listening)
+	if l == nil {
+		t.Fatal("nobody listens")
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			saved, _ := encode(answer{Version: protocolVersion, File: "x"})
+			_, _ = conn.Write(saved)
+		}
+	}()
+	c := Client{Socket: path, Clock: time.Now}
+	_, err = c.Push(t.Context(), Request{})
+	if contains(t, err, "user 65534", dir); !errors.Is(err, ErrAway) || !strings.Contains(hint.Of(err), "agent.socket") {
+		t.Errorf("error %v, hint %q", err, hint.Of(err))
+	}
+	// Where not everybody may, it is for those who may to say whose the agent is.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Push(t.Context(), Request{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSignsOfLifeKeepAClientWaiting(t *testing.T) {

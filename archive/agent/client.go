@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,9 @@ func (c Client) ask(ctx context.Context, r Request, file *os.File) (answer, erro
 		return answer{}, hint.Wrap(fmt.Errorf("%w: %w", ErrAway, err), startAdvice)
 	}
 	defer conn.Close()
+	if err := c.checkListener(conn); err != nil {
+		return answer{}, err
+	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	a, err := c.converse(ctx, conn, r, file)
 	switch {
@@ -84,6 +88,28 @@ func (c Client) ask(ctx context.Context, r Request, file *os.File) (answer, erro
 		return answer{}, hint.Wrap(fmt.Errorf("%w: no sign of life for %s from %s", ErrAway, c.patience(), c.Socket), restartAdvice)
 	}
 	return answer{}, hint.Wrap(fmt.Errorf("%w: it ended before it had answered: %w", ErrAway, err), startAdvice)
+}
+
+// checkListener refuses to believe another user where everybody may put a socket,
+// as in /tmp, while the agent is not there. Elsewhere the agent may be of any user,
+// as a sidecar is.
+func (c Client) checkListener(conn *net.UnixConn) error {
+	dir := filepath.Dir(c.Socket)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	if info.Mode()&os.ModeSticky == 0 || info.Mode().Perm()&0o002 == 0 {
+		return nil
+	}
+	p, err := peerOf(conn)
+	if err == nil && p.uid != 0 && p.uid != uint32(os.Geteuid()) {
+		err = fmt.Errorf("user %d listens at %s, and everybody may in %s", p.uid, c.Socket, dir)
+	}
+	if err != nil {
+		return hint.Wrap(fmt.Errorf("%w: %w", ErrAway, err), "set agent.socket to a path in a directory that only the user who runs the agent may write.")
+	}
+	return nil
 }
 
 func (c Client) patience() time.Duration {

@@ -344,6 +344,31 @@ func TestARepositoryThatWasMadeAnewIsNoticed(t *testing.T) {
 	}
 }
 
+// TestByTheAgentTooAFileIsKept that segments wait behind which may be dropped: else
+// PostgreSQL would ask for it until its disk is full.
+func TestByTheAgentTooAFileIsKept(t *testing.T) {
+	w := newWithAgent(t, "archive: {spool: DIR/spool, queue-max: 16MiB}\n")
+	if err := os.Mkdir(w.path("spool"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.writeWAL(t)
+	const history = "00000002.history"
+	w.write(t, "data/pg_wal/"+history, []byte("1\t0/3000000\tno recovery target specified\n"))
+	for _, name := range []string{history, segmentName, "000000010000000000000004"} {
+		w.write(t, "data/pg_wal/archive_status/"+name+".ready", nil)
+	}
+	w.start(t)
+	if err := os.Rename(w.path("repo"), w.path("away")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		with, without := w.both(t, "archive-push", "pg_wal/"+history)
+		if with.code != exitOK || without.code != exitOK || !strings.Contains(with.stderr, history+" is kept in the spool") {
+			t.Errorf("with the agent %+v\nwithout %+v", with, without)
+		}
+	}
+}
+
 func TestWithoutTheAgent(t *testing.T) {
 	w := newWithAgent(t, "")
 	w.writeWAL(t)
