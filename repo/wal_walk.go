@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 )
@@ -129,13 +130,14 @@ func (w *walWalk) add(r WALRange) {
 
 // marked gives the marked run that a file lies in and that is not passed yet.
 func (w *walWalk) marked(f postgres.WALFile) (WALRange, bool) {
-	for _, logs := range w.marks[f.Timeline] {
-		run := logs.segments(w.id, f.Timeline)
-		if run.First <= f.Segment && f.Segment < run.Last && run.Count() >= minSkipped {
-			return run, true
-		}
+	// They are in order, and each file that is listed is looked for among them.
+	runs, log := w.marks[f.Timeline], f.Segment/postgres.SegmentsPerLog(w.id.SegmentSize)
+	i := sort.Search(len(runs), func(i int) bool { return runs[i].last >= log })
+	if i == len(runs) {
+		return WALRange{}, false
 	}
-	return WALRange{}, false
+	run := runs[i].segments(w.id, f.Timeline)
+	return run, run.First <= f.Segment && f.Segment < run.Last && run.Count() >= minSkipped
 }
 
 // distrust takes a run out of the marks: something has removed WAL without

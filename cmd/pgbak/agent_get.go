@@ -3,8 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/pgbak/pgbak/archive"
@@ -31,24 +34,61 @@ func (s *agentService) Get(ctx context.Context, r agent.Request, into *os.File) 
 		of.control = &postgres.Control{SystemID: c.SystemID, Major: c.Major, WALSegmentSize: c.SegmentSize}
 		of.instance = c.Instance
 	}
-	getter, err := archive.NewGetter(set.sources(of, warmAge)...)
+	// Absence is proven by what the repositories are now, and so is that none of
+	// their identities is the cluster that asks.
+	age := warmAge
+	if set.ends.expects(r) {
+		age = 0
+	}
+	getter, err := archive.NewGetter(set.sources(of, age)...)
 	if err != nil {
 		return archive.Got{}, err
 	}
 	got, err := s.getBy(set, of, getter, r.Path)(ctx, r.Name, into)
-	if err != nil && !is[*storageError](err) && ctx.Err() == nil {
-		// Absence is proven by what the repositories are now, and so is that none of
-		// their identities is the cluster that asks.
+	if err != nil && age > 0 && !is[*storageError](err) && ctx.Err() == nil {
 		if getter, err = archive.NewGetter(set.sources(of, 0)...); err == nil {
 			got, err = getter.GetInto(ctx, r.Name, into)
 		}
 	}
+	set.ends.met(r, err)
 	if is[*storageError](err) {
 		for _, rc := range of.repositories {
 			set.warmed(rc, toRead).Forget()
 		}
 	}
 	return got, err
+}
+
+// archiveEnds knows what the servers asked for in vain. A standby asks again every
+// few seconds, and is answered by one look at the repositories instead of two:
+// one at what is held of them, and one that proves.
+type archiveEnds struct {
+	mu     sync.Mutex
+	absent map[string]string // name, by stanza and directory
+}
+
+// maxArchiveEnds bounds what clients can make the agent remember.
+const maxArchiveEnds = 64
+
+// expects says whether the file is probably absent: the history of the next
+// timeline always is, but once.
+func (e *archiveEnds) expects(r agent.Request) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.HasSuffix(r.Name, ".history") || e.absent[r.Stanza+" "+r.Directory] == r.Name
+}
+
+// met notes what became of a request.
+func (e *archiveEnds) met(r agent.Request, err error) {
+	if !errors.Is(err, archive.ErrAbsent) || strings.HasSuffix(r.Name, ".history") {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.absent == nil || len(e.absent) >= maxArchiveEnds {
+		e.absent = map[string]string{}
+	}
+	e.absent[r.Stanza+" "+r.Directory] = r.Name
 }
 
 // sources are repositories that stay open.

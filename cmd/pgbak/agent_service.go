@@ -36,6 +36,7 @@ type agentSet struct {
 	mu     sync.Mutex
 	warm   map[warmKey]*agent.Warm
 	lines  map[string]*line
+	ends   archiveEnds
 }
 
 type warmKey struct {

@@ -429,6 +429,47 @@ func TestWhatTheAgentKnowsOfAStanzaRefusesNothing(t *testing.T) {
 }
 
 // TestAChangedConfigurationCounts holds the agent to the configuration that its callers read.
+// A standby at the end of the archive asks every 5 seconds for the history of the
+// next timeline and for the next segment.
+func TestAStandbyThatWaitsCostsTheAgentOneLook(t *testing.T) {
+	w := newWithAgent(t, "")
+	w.frozen.Store(time.Now().UnixNano())
+	a := &app{getenv: func(string) string { return "" }, clock: w.clock, directory: "/", log: slog.New(slog.DiscardHandler)}
+	a.flags.config = w.config
+	c, err := a.loadConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newAgentService(a, c, nil)
+	defer s.close()
+	into, err := os.Create(w.path("destination"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer into.Close()
+	operations := func() (n int64) {
+		for _, c := range s.set.get.counters {
+			shot := c.store.Snapshot()
+			n += int64(shot.Get.Calls + shot.List.Calls + shot.Stat.Calls)
+		}
+		return n
+	}
+	for poll := range 4 {
+		before := operations()
+		for _, name := range []string{"00000002.history", segmentName} {
+			_, err := s.Get(t.Context(), agent.Request{Stanza: "main", Repositories: []string{"local"}, Directory: "/d", Name: name, Path: "pg_wal/RECOVERYXLOG"}, into)
+			if !errors.Is(err, archive.ErrAbsent) {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		// For each file one look at the repository and the stanza (4), the file, and the proof that the stanza is there.
+		if n := operations() - before; poll > 0 && n > 12 {
+			t.Errorf("poll %d: %d operations", poll, n)
+		}
+		w.frozen.Add(int64(5 * time.Second))
+	}
+}
+
 func TestAChangedConfigurationCounts(t *testing.T) {
 	w := newWithAgent(t, "")
 	w.writeWAL(t)

@@ -192,13 +192,13 @@ func (f foreignInfo) text() string {
 
 func (l ledgerInfo) writeText(b *strings.Builder) {
 	for _, g := range l.Gaps {
-		fmt.Fprintf(b, "            wal gap (%s)\n", g.text())
+		fmt.Fprintf(b, "            wal gap (%s)\n", oneLine(g.text()))
 	}
 	for _, c := range l.Conflicts {
-		fmt.Fprintf(b, "            wal %s (%s)\n", strings.ReplaceAll(c.Kind, "-", " "), c.text())
+		fmt.Fprintf(b, "            wal %s (%s)\n", strings.ReplaceAll(c.Kind, "-", " "), oneLine(c.text()))
 	}
 	for _, f := range l.Foreign {
-		fmt.Fprintf(b, "            foreign wal (%s)\n", f.text())
+		fmt.Fprintf(b, "            foreign wal (%s)\n", oneLine(f.text()))
 	}
 	for _, d := range l.DamagedHistories {
 		fmt.Fprintf(b, "            history of timeline %d cannot be read: %s\n", d.Timeline, d.Error)
@@ -237,7 +237,7 @@ func ledgerProblems(repository string, l archive.IdentityLedger, unread error) [
 	}
 	for _, c := range l.OpenConflicts() {
 		info := newLedgerInfo(archive.IdentityLedger{Identity: l.Identity, Conflicts: []archive.Conflict{c}}).Conflicts[0]
-		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", c.First, c.Last),
+		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", oneLine(c.First), oneLine(c.Last)),
 			"%s", info.text())
 	}
 	if unread != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -188,6 +189,25 @@ func TestTheLastCommitIsThatBeforeTheNewestBackup(t *testing.T) {
 	for _, b := range backups {
 		if r := b.Recoverable[0]; r.Time == nil || !r.Time.Equal(committed) {
 			t.Errorf("backup %s: recoverable %+v (%v), but the server's last commit was at %s", b.Label, r, r.Time, committed)
+		}
+	}
+}
+
+// Whoever may write into a repository can put any text into an event.
+func TestAnEventCannotWriteOnTheTerminal(t *testing.T) {
+	const text = "\x1b[2Jx\nstanza main: ok\r\x07\u0085"
+	info := ledgerInfo{Gaps: []gapInfo{{First: text, Last: text, Status: text, Notes: []noteInfo{{By: text, Note: text}}}},
+		Conflicts: []conflictInfo{{Kind: "conflict", File: text, Host: text, Path: text, Status: text, Message: text}},
+		Foreign:   []foreignInfo{{SystemID: "1", Host: text, Path: text}}}
+	var b strings.Builder
+	info.writeText(&b)
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	if len(lines) != 3 {
+		t.Errorf("%d lines, want 3: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		if i := strings.IndexFunc(line, unicode.IsControl); i >= 0 {
+			t.Errorf("%q at %d of %q", line[i], i, line)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,15 @@ func oneLine(s string) string {
 	for i := range lines {
 		lines[i] = strings.TrimSpace(lines[i])
 	}
-	return strings.Join(lines, "; ")
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case unicode.IsControl(r): // such as of a terminal
+			return '?'
+		}
+		return r
+	}, strings.Join(lines, "; "))
 }
 
 // outputFlag is the flag --output of a command.
