@@ -78,7 +78,7 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 		return streamStart{}, err
 	}
 	if ok && !leads(history, at.Timeline, at.End) {
-		return streamStart{}, r.forked(system, history, at)
+		return streamStart{}, r.forked(history, at)
 	}
 	from := streamStart{at.Timeline, at.Next}
 	if r.removed == nil && ok {
@@ -123,18 +123,18 @@ func slotStart(system server.System, slot server.Slot, history postgres.History,
 }
 
 // forked refuses a server that went another way than what was received.
-func (r *Receiver) forked(system server.System, history postgres.History, at received.Position) error {
+func (r *Receiver) forked(history postgres.History, at received.Position) error {
 	what := fmt.Sprintf("what was received goes to %s on timeline %d, and the server is on timeline %d, which does not descend from it",
-		at.End, at.Timeline, system.Timeline)
+		at.End, at.Timeline, history.Timeline)
 	for _, e := range history.Entries {
 		if e.Timeline == at.Timeline {
 			what = fmt.Sprintf("what was received goes to %s on timeline %d, and the server's timeline %d left that at %s already",
-				at.End, at.Timeline, system.Timeline, e.Switch)
+				at.End, at.Timeline, history.Timeline, e.Switch)
 		}
 	}
 	return hint.Wrap(&refused{text: what},
-		"commits that only this receiver has are in %s: 'pgbak restore --received' brings them back. To follow this server instead, begin with an empty directory and keep the old one until nobody misses anything.",
-		r.o.Directory.Path())
+		"commits that only this receiver has are in %s: 'pgbak restore --received' with --target-timeline %d brings them back. To follow this server instead, begin with an empty directory and keep the old one until nobody misses anything.",
+		r.o.Directory.Path(), at.Timeline)
 }
 
 // gone says that the stream cannot be continued.
@@ -231,6 +231,12 @@ func (r *Receiver) switched(ctx context.Context, conn *server.ReplicationConn, i
 	if next.Timeline <= old.timeline || !leads(history, old.timeline, next.Begin) || history.Begin() != next.Begin {
 		return old, fmt.Errorf("the server says that timeline %d goes on as timeline %d at %s, which %s does not say",
 			old.timeline, next.Timeline, next.Begin, postgres.WALFile{Kind: postgres.WALHistory, Timeline: next.Timeline}.Name(0))
+	}
+	// A standby that was behind has sent less than an earlier server, before it was promoted.
+	if at, ok, err := r.o.Directory.Position(id); err != nil {
+		return old, err
+	} else if ok && !leads(history, at.Timeline, at.End) {
+		return old, r.forked(history, at)
 	}
 	r.o.Log.Info("the server has begun a new timeline", "timeline", uint32(next.Timeline), "at", next.Begin.String())
 	return streamStart{next.Timeline, segmentStart(next.Begin, id.SegmentSize)}, nil
