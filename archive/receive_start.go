@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -89,15 +90,19 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 		return from, gone(from)
 	}
 	if !ok {
-		frontier, found, err := r.frontier(ctx, history, id.SegmentSize)
+		unbroken, frontier, err := r.frontier(ctx, history, id.SegmentSize)
 		if err != nil {
 			return from, fmt.Errorf("find out up to where WAL is archived: %w", err)
 		}
-		if !found {
+		if frontier == 0 {
 			return serverStart, nil
 		}
-		from = streamStart{history.TimelineAt(frontier), frontier}
 		if r.removed == nil {
+			return streamStart{history.TimelineAt(unbroken), unbroken}, nil
+		}
+		from = streamStart{history.TimelineAt(frontier), frontier}
+		if r.removed.lsn < frontier { // an old gap, of which the ledger tells
+			r.removed = nil
 			return from, nil
 		}
 	}
@@ -143,23 +148,55 @@ func gone(from streamStart) error {
 		"unless archive_command brings it, recovery cannot cross the gap: run archive-receive with --accept-gap to go on behind it, and take a new backup at once. Without a slot, or beyond max_slot_wal_keep_size, a server removes WAL that nobody has received.")
 }
 
-// frontier is the first position on the way of a history whose segment is not in
-// every repository; false if there is no WAL of it at all.
-func (r *Receiver) frontier(ctx context.Context, history postgres.History, size int64) (lsn postgres.LSN, found bool, err error) {
+// frontier is the first position on the way of a history behind all segments that
+// are in every repository, 0 if there is no WAL of it at all. From unbroken on some
+// segment before it is missing: archive_command may be about to bring it, and until
+// then nobody may be told that it is safe.
+func (r *Receiver) frontier(ctx context.Context, history postgres.History, size int64) (unbroken, frontier postgres.LSN, err error) {
 	for _, t := range r.o.Pusher.targets {
 		s, err := t.Open(ctx)
 		if err != nil {
-			return 0, false, err
+			return 0, 0, err
 		}
 		ranges, err := s.WALRanges(ctx, s.Current())
 		if err != nil {
-			return 0, false, fmt.Errorf("repository %s: %w", t.Name, err)
+			return 0, 0, fmt.Errorf("repository %s: %w", t.Name, err)
 		}
-		if end := archivedEnd(ranges, history, size); end > 0 && (!found || end < lsn) {
-			lsn, found = end, true
+		end := archivedEnd(ranges, history, size)
+		if end == 0 {
+			continue
+		}
+		if whole := archivedUnbroken(ranges, history, end, size); frontier == 0 || whole < unbroken {
+			unbroken = whole
+		}
+		if frontier == 0 || end < frontier {
+			frontier = end
 		}
 	}
-	return lsn, found, nil
+	return min(unbroken, frontier), frontier, nil
+}
+
+// inFlight is how far before the end of the archive segments may be missing that are
+// still on their way: archive_command in batches brings some before others.
+const inFlight = 256
+
+// archivedUnbroken is the first position whose segment is missing among the last ones
+// before the end of what is archived, else that end.
+func archivedUnbroken(ranges []repo.WALRange, h postgres.History, end postgres.LSN, size int64) postgres.LSN {
+	last := end.Segment(size)
+	n := last - min(last, inFlight)
+	for begun := false; n < last; n++ {
+		at := postgres.LSN(n * uint64(size))
+		tli := h.TimelineAt(at + postgres.LSN(size) - 1)
+		there := slices.ContainsFunc(ranges, func(r repo.WALRange) bool {
+			return r.Timeline == tli && r.First <= n && n <= r.Last
+		})
+		if !there && begun {
+			return at
+		}
+		begun = begun || there
+	}
+	return end
 }
 
 // archivedEnd is the position behind the last archived segment on the way of a
