@@ -463,3 +463,29 @@ func TestARoleThatMayOnlyReplicateIsEnough(t *testing.T) {
 		})
 	}
 }
+
+// TestAStandbyThatIsBehindAndIsPromotedIsRefused receives from a standby that has less
+// than was received, and is then promoted: what only the receiver has is not on the
+// way of the new timeline.
+func TestAStandbyThatIsBehindAndIsPromotedIsRefused(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.Start(t, pgtest.Options{Config: map[string]string{"wal_keep_size": "1GB"}})
+	standby := pgtest.StartStandby(t, primary)
+	var now atomic.Pointer[pgtest.Cluster]
+	now.Store(primary)
+	r := newReceiving(t, primary, to(&now)).begin(t)
+	r.says(t, "receiving WAL")
+	standby.Stop(t, "fast")
+	primary.Exec(t, "CREATE TABLE acknowledged AS SELECT generate_series(1, 1000) n")
+	caughtUp(t, primary)
+	primary.Kill(t)
+	standby.Start(t)
+	now.Store(standby)
+	standby.WaitFor(t, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'receiver' AND state = 'streaming'", "1", 2*time.Minute)
+	before := namesOf(r.dir)
+	standby.Promote(t)
+	is(t, r.ended(t), ErrRefused, "on timeline 1, and the server's timeline 2 left that at")
+	if after := namesOf(r.dir); strings.Count(after, ".partial") != strings.Count(before, ".partial") {
+		t.Errorf("the directory held %s and holds %s", before, after)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -78,7 +79,7 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 		return streamStart{}, err
 	}
 	if ok && !leads(history, at.Timeline, at.End) {
-		return streamStart{}, r.forked(system, history, at)
+		return streamStart{}, r.forked(history, at)
 	}
 	from := streamStart{at.Timeline, at.Next}
 	if r.removed == nil && ok {
@@ -89,15 +90,19 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 		return from, gone(from)
 	}
 	if !ok {
-		frontier, found, err := r.frontier(ctx, history, id.SegmentSize)
+		unbroken, frontier, err := r.frontier(ctx, history, id.SegmentSize)
 		if err != nil {
 			return from, fmt.Errorf("find out up to where WAL is archived: %w", err)
 		}
-		if !found {
+		if frontier == 0 {
 			return serverStart, nil
 		}
-		from = streamStart{history.TimelineAt(frontier), frontier}
 		if r.removed == nil {
+			return streamStart{history.TimelineAt(unbroken), unbroken}, nil
+		}
+		from = streamStart{history.TimelineAt(frontier), frontier}
+		if r.removed.lsn < frontier { // an old gap, of which the ledger tells
+			r.removed = nil
 			return from, nil
 		}
 	}
@@ -123,18 +128,18 @@ func slotStart(system server.System, slot server.Slot, history postgres.History,
 }
 
 // forked refuses a server that went another way than what was received.
-func (r *Receiver) forked(system server.System, history postgres.History, at received.Position) error {
+func (r *Receiver) forked(history postgres.History, at received.Position) error {
 	what := fmt.Sprintf("what was received goes to %s on timeline %d, and the server is on timeline %d, which does not descend from it",
-		at.End, at.Timeline, system.Timeline)
+		at.End, at.Timeline, history.Timeline)
 	for _, e := range history.Entries {
 		if e.Timeline == at.Timeline {
 			what = fmt.Sprintf("what was received goes to %s on timeline %d, and the server's timeline %d left that at %s already",
-				at.End, at.Timeline, system.Timeline, e.Switch)
+				at.End, at.Timeline, history.Timeline, e.Switch)
 		}
 	}
 	return hint.Wrap(&refused{text: what},
-		"commits that only this receiver has are in %s: 'pgbak restore --received' brings them back. To follow this server instead, begin with an empty directory and keep the old one until nobody misses anything.",
-		r.o.Directory.Path())
+		"commits that only this receiver has are in %s: 'pgbak restore --received' with --target-timeline %d brings them back. To follow this server instead, begin with an empty directory and keep the old one until nobody misses anything.",
+		r.o.Directory.Path(), at.Timeline)
 }
 
 // gone says that the stream cannot be continued.
@@ -143,23 +148,55 @@ func gone(from streamStart) error {
 		"unless archive_command brings it, recovery cannot cross the gap: run archive-receive with --accept-gap to go on behind it, and take a new backup at once. Without a slot, or beyond max_slot_wal_keep_size, a server removes WAL that nobody has received.")
 }
 
-// frontier is the first position on the way of a history whose segment is not in
-// every repository; false if there is no WAL of it at all.
-func (r *Receiver) frontier(ctx context.Context, history postgres.History, size int64) (lsn postgres.LSN, found bool, err error) {
+// frontier is the first position on the way of a history behind all segments that
+// are in every repository, 0 if there is no WAL of it at all. From unbroken on some
+// segment before it is missing: archive_command may be about to bring it, and until
+// then nobody may be told that it is safe.
+func (r *Receiver) frontier(ctx context.Context, history postgres.History, size int64) (unbroken, frontier postgres.LSN, err error) {
 	for _, t := range r.o.Pusher.targets {
 		s, err := t.Open(ctx)
 		if err != nil {
-			return 0, false, err
+			return 0, 0, err
 		}
 		ranges, err := s.WALRanges(ctx, s.Current())
 		if err != nil {
-			return 0, false, fmt.Errorf("repository %s: %w", t.Name, err)
+			return 0, 0, fmt.Errorf("repository %s: %w", t.Name, err)
 		}
-		if end := archivedEnd(ranges, history, size); end > 0 && (!found || end < lsn) {
-			lsn, found = end, true
+		end := archivedEnd(ranges, history, size)
+		if end == 0 {
+			continue
+		}
+		if whole := archivedUnbroken(ranges, history, end, size); frontier == 0 || whole < unbroken {
+			unbroken = whole
+		}
+		if frontier == 0 || end < frontier {
+			frontier = end
 		}
 	}
-	return lsn, found, nil
+	return min(unbroken, frontier), frontier, nil
+}
+
+// inFlight is how far before the end of the archive segments may be missing that are
+// still on their way: archive_command in batches brings some before others.
+const inFlight = 256
+
+// archivedUnbroken is the first position whose segment is missing among the last ones
+// before the end of what is archived, else that end.
+func archivedUnbroken(ranges []repo.WALRange, h postgres.History, end postgres.LSN, size int64) postgres.LSN {
+	last := end.Segment(size)
+	n := last - min(last, inFlight)
+	for begun := false; n < last; n++ {
+		at := postgres.LSN(n * uint64(size))
+		tli := h.TimelineAt(at + postgres.LSN(size) - 1)
+		there := slices.ContainsFunc(ranges, func(r repo.WALRange) bool {
+			return r.Timeline == tli && r.First <= n && n <= r.Last
+		})
+		if !there && begun {
+			return at
+		}
+		begun = begun || there
+	}
+	return end
 }
 
 // archivedEnd is the position behind the last archived segment on the way of a
@@ -231,6 +268,12 @@ func (r *Receiver) switched(ctx context.Context, conn *server.ReplicationConn, i
 	if next.Timeline <= old.timeline || !leads(history, old.timeline, next.Begin) || history.Begin() != next.Begin {
 		return old, fmt.Errorf("the server says that timeline %d goes on as timeline %d at %s, which %s does not say",
 			old.timeline, next.Timeline, next.Begin, postgres.WALFile{Kind: postgres.WALHistory, Timeline: next.Timeline}.Name(0))
+	}
+	// A standby that was behind has sent less than an earlier server, before it was promoted.
+	if at, ok, err := r.o.Directory.Position(id); err != nil {
+		return old, err
+	} else if ok && !leads(history, at.Timeline, at.End) {
+		return old, r.forked(history, at)
 	}
 	r.o.Log.Info("the server has begun a new timeline", "timeline", uint32(next.Timeline), "at", next.Begin.String())
 	return streamStart{next.Timeline, segmentStart(next.Begin, id.SegmentSize)}, nil

@@ -55,6 +55,9 @@ func (r *Receiver) stream(ctx context.Context, conn *server.ReplicationConn, id 
 	if err != nil {
 		return nil, r.explainStart(err, from)
 	}
+	if next != nil && next.Begin != from.lsn {
+		return nil, fmt.Errorf("the server ends timeline %d at %s, but it was to be sent from %s on", from.timeline, next.Begin, from.lsn)
+	}
 	if next != nil {
 		return next, nil
 	}
@@ -140,9 +143,10 @@ func (in *inflow) run(ctx context.Context) error {
 // takeAll takes a message and those that have come behind it, up to a bound, and
 // makes all of them durable by one sync.
 func (in *inflow) takeAll(ctx context.Context, first incoming) error {
-	replyWanted := false
+	replyWanted, began := false, in.next
 	err := in.take(ctx, first, &replyWanted)
-	for more := true; err == nil && more && in.written < unsyncedBytes; {
+	// Not in.written: it begins anew with every segment, and these may be small.
+	for more := true; err == nil && more && in.next-began < unsyncedBytes; {
 		select {
 		case m := <-in.queue:
 			err = in.take(ctx, m, &replyWanted)

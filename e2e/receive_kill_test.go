@@ -123,6 +123,7 @@ func TestReceivedWALIsRestoredAcrossAPromotion(t *testing.T) {
 			switchWAL(t, p.Cluster)
 			p.repositoryIs(t, false)
 			p.Exec(t, "INSERT INTO rows VALUES ('old timeline')")
+			s.WaitFor(t, "SELECT count(*) FROM rows", "2", time.Minute) // it does not wait for the standby
 			p.Kill(t)
 			s.Promote(t)
 			s.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
@@ -169,4 +170,43 @@ func (h *host) restoredRows(t *testing.T, want string, args ...string) outcome {
 	}
 	c.Stop(t, "immediate")
 	return o
+}
+
+// TestThePrimaryDiesWhileItsFirstSegmentIsReceivedAgain is about the segment in which
+// a timeline begins. It comes again from its first byte, and what of it was
+// acknowledged on the old timeline is in the old one's partial file meanwhile.
+func TestThePrimaryDiesWhileItsFirstSegmentIsReceivedAgain(t *testing.T) {
+	t.Parallel()
+	p := newHost(t, hostOptions{})
+	p.Exec(t, "CREATE TABLE rows (name text)")
+	s := withStandby(t, p)
+	p.backup(t)
+	s.Exec(t, "SELECT 1")
+	s.follow(t, p.config, s.DSN(), "postgres")
+	dir := pgtest.TempDir(t)
+	r := s.receive(t, dir)
+	p.Exec(t, "INSERT INTO rows VALUES ('archived')")
+	switchWAL(t, p.Cluster)
+	p.move(t, p.repo, p.repo+".away")
+	p.Exec(t, "INSERT INTO rows VALUES ('acknowledged')")
+	s.WaitFor(t, "SELECT count(*) FROM rows", "2", time.Minute)
+	p.Kill(t)
+	s.Promote(t)
+	s.WaitFor(t, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'receiver' AND NOT pg_is_in_recovery() AND flush_lsn = pg_current_wal_flush_lsn()", "1", time.Minute)
+	s.Kill(t)
+	_ = r.Process.Kill()
+	_ = r.end()
+	p.move(t, p.repo+".away", p.repo)
+	partial, err := filepath.Glob(filepath.Join(dir, "00000002*.partial"))
+	if err != nil || len(partial) != 1 {
+		t.Fatalf("partial segments of timeline 2: %v, %v", partial, err)
+	}
+	if err := os.Truncate(partial[0], 8192); err != nil { // some bytes had come
+		t.Fatal(err)
+	}
+	s.restoredRows(t, "archived,acknowledged", "--received", dir)
+	if err := os.Remove(partial[0]); err != nil { // only the history had come
+		t.Fatal(err)
+	}
+	s.restoredRows(t, "archived,acknowledged", "--received", dir)
 }

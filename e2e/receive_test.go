@@ -124,6 +124,16 @@ func loseServer(t *testing.T, major, round int) int {
 		time.Sleep(5 * time.Millisecond)
 	}
 	time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond) // the random moment
+	if random.IntN(2) == 0 {
+		// Killed and begun again: the server may die while a segment is received for
+		// the second time whose first bytes it was told of long ago.
+		_ = r.Process.Kill()
+		_ = r.end()
+		again := h.start(t, "archive-receive", "--directory", r.dir, "--slot", "receiver")
+		r = &receiver{process: again, h: h, dir: r.dir}
+		t.Cleanup(func() { _ = again.Process.Kill() })
+		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
+	}
 	if killed && random.IntN(2) == 0 {
 		// The receiver first: whatever it has acknowledged has to be there.
 		_ = r.Process.Kill()

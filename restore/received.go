@@ -27,8 +27,15 @@ import (
 type receivedWAL struct {
 	dir       *received.Directory
 	id        received.Identity
-	segments  map[postgres.WALFile]postgres.WALFile // by the whole segment: the file, which may be a partial one
+	segments  map[postgres.WALFile]receivedFile // by the whole segment
 	histories map[postgres.Timeline][]byte
+}
+
+// receivedFile is where a segment is taken from.
+type receivedFile struct {
+	postgres.WALFile // as it is called in the directory, perhaps a partial one
+	// use is how many of its bytes are used.
+	use int64
 }
 
 // ReceivedPlan is the received WAL that a restore uses. All of it goes into pg_wal.
@@ -40,7 +47,13 @@ type ReceivedPlan struct {
 	// End is where the WAL ends, on the way to the target.
 	End postgres.LSN `json:"end,omitzero"`
 
-	files []postgres.WALFile // as they are called in the directory
+	files []plannedFile
+}
+
+// plannedFile is a file for pg_wal.
+type plannedFile struct {
+	name postgres.WALFile // in pg_wal
+	from receivedFile
 }
 
 // readReceived looks at what the directory holds beyond the catalogue. It refuses a
@@ -54,7 +67,7 @@ func readReceived(ctx context.Context, dir *received.Directory, s *repo.Stanza, 
 		return nil, unusable("name the directory in which this cluster's WAL was received, or leave --received out.",
 			"%s holds WAL of another cluster: it is of %s, the backup of %s", dir.Path(), id, identity)
 	}
-	w := &receivedWAL{dir: dir, id: id, segments: map[postgres.WALFile]postgres.WALFile{}, histories: map[postgres.Timeline][]byte{}}
+	w := &receivedWAL{dir: dir, id: id, segments: map[postgres.WALFile]receivedFile{}, histories: map[postgres.Timeline][]byte{}}
 	files, err := dir.Files(id.SegmentSize)
 	if err != nil {
 		return nil, err
@@ -74,7 +87,7 @@ func readReceived(ctx context.Context, dir *received.Directory, s *repo.Stanza, 
 			return nil, err
 		}
 	}
-	return w, nil
+	return w, w.addBegun(archive)
 }
 
 // unusable refuses a directory of received WAL. Nothing was written.
@@ -91,7 +104,7 @@ func (w *receivedWAL) addHistory(ctx context.Context, archive *walArchive, s *re
 	}
 	there, ok := archive.histories[f.Timeline]
 	if !ok {
-		content, err := os.ReadFile(w.dir.Path(name))
+		content, err := received.ReadSmall(w.dir.Path(name))
 		if err != nil {
 			return fmt.Errorf("read received WAL: %w", err)
 		}
@@ -116,9 +129,9 @@ func (w *receivedWAL) addSegment(f postgres.WALFile) error {
 		return nil
 	}
 	head := make([]byte, postgres.WALHeaderSize)
-	file, err := os.Open(w.dir.Path(f.Name(w.id.SegmentSize)))
+	file, err := w.open(receivedFile{WALFile: f})
 	if err != nil {
-		return fmt.Errorf("read received WAL: %w", err)
+		return err
 	}
 	defer file.Close()
 	if _, err := io.ReadFull(file, head); err != nil {
@@ -133,7 +146,7 @@ func (w *receivedWAL) addSegment(f postgres.WALFile) error {
 		}
 		return unusable("the file is damaged: leave --received out to restore what is archived.", "%s: %w", file.Name(), err)
 	}
-	w.segments[whole] = f
+	w.segments[whole] = receivedFile{f, w.id.SegmentSize}
 	return nil
 }
 
@@ -191,17 +204,17 @@ func (w *receivedWAL) read(f postgres.WALFile, into []byte) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	in, err := os.Open(w.dir.Path(file.Name(w.id.SegmentSize)))
+	in, err := w.open(file)
 	if err != nil {
-		return true, fmt.Errorf("read received WAL: %w", err)
+		return true, err
 	}
 	defer in.Close()
-	n, err := io.ReadFull(in, into)
+	n, err := io.ReadFull(in, into[:file.use])
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil
 	}
 	clear(into[n:])
-	if err == nil && n < len(into) && file.Kind != postgres.WALPartial {
+	if err == nil && int64(n) < file.use && file.Kind != postgres.WALPartial {
 		err = fmt.Errorf("%s has %d bytes", in.Name(), n)
 	}
 	return true, err
@@ -216,12 +229,13 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	plan := &ReceivedPlan{Directory: w.dir.Path()}
 	p.Received = plan
 	for tli := range w.histories {
-		plan.files = append(plan.files, postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli})
+		history := postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}
+		plan.files = append(plan.files, plannedFile{history, receivedFile{WALFile: history}})
 	}
 	if err := p.warnOfBranch(w, d.reach.path.history); err != nil {
 		return err
 	}
-	slices.SortFunc(plan.files, func(a, b postgres.WALFile) int { return cmp.Compare(a.Timeline, b.Timeline) })
+	slices.SortFunc(plan.files, func(a, b plannedFile) int { return cmp.Compare(a.name.Timeline, b.name.Timeline) })
 	first, last, size := uint64(0), uint64(0), w.id.SegmentSize
 	for n := d.reach.First; n <= d.needed; n++ {
 		f, ok := w.segments[d.reach.path.file(n)]
@@ -232,7 +246,7 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 			plan.First, first = f.Name(size), n
 		}
 		plan.Last, last = f.Name(size), n
-		plan.files = append(plan.files, f)
+		plan.files = append(plan.files, plannedFile{d.reach.path.file(n), f})
 	}
 	plan.Files = len(plan.files)
 	if plan.First == "" {
@@ -287,23 +301,18 @@ func (r *run) writeReceived(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) writeReceivedFile(f postgres.WALFile) error {
+func (r *run) writeReceivedFile(f plannedFile) error {
 	size := r.plan.Backup.Identity.SegmentSize
-	in, err := os.Open(r.o.Received.Path(f.Name(size)))
+	in, err := r.o.Received.OpenFile(f.from.WALFile, size)
 	if err != nil {
 		return fmt.Errorf("read received WAL: %w", err)
 	}
 	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return fmt.Errorf("read received WAL: %w", err)
-	}
 	content := io.Reader(in)
-	if f.Kind == postgres.WALPartial {
-		f.Kind = postgres.WALSegment
-		content = io.MultiReader(in, io.LimitReader(zeros{}, size-info.Size()))
+	if f.name.Kind == postgres.WALSegment {
+		content = io.LimitReader(io.MultiReader(io.LimitReader(in, f.from.use), zeros{}), size)
 	}
-	name := path.Join("pg_wal", f.Name(size))
+	name := path.Join("pg_wal", f.name.Name(size))
 	at, rel := r.target(name)
 	out, err := at.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

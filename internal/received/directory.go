@@ -176,7 +176,7 @@ func checkOutside(dir string) error {
 // Identity says whose WAL it is; the error is fs.ErrNotExist for a new directory.
 func (d *Directory) Identity() (Identity, error) {
 	var id Identity
-	data, err := readSmall(d.Path(identityFile))
+	data, err := ReadSmall(d.Path(identityFile))
 	if err != nil {
 		return id, err
 	}
@@ -266,7 +266,7 @@ func (d *Directory) PutHistory(tli postgres.Timeline, content []byte) error {
 	if _, err := postgres.ParseHistory(tli, content); err != nil || len(content) > maxSmallFile {
 		return fmt.Errorf("the server's %s is not a timeline history: %w", name, err)
 	}
-	there, err := readSmall(d.Path(name))
+	there, err := ReadSmall(d.Path(name))
 	switch {
 	case err == nil && string(there) == string(content):
 		return nil
@@ -283,7 +283,7 @@ func (d *Directory) History(tli postgres.Timeline) (postgres.History, error) {
 	if tli == 1 {
 		return postgres.History{Timeline: 1}, nil
 	}
-	data, err := readSmall(d.Path(postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}.Name(0)))
+	data, err := ReadSmall(d.Path(postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}.Name(0)))
 	if err != nil {
 		return postgres.History{}, err
 	}
@@ -334,8 +334,36 @@ func (d *Directory) Remove(f postgres.WALFile, segmentSize int64) error {
 	return nil
 }
 
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// OpenFile opens a WAL file of the directory to read it. Only a regular file
+// counts: whoever restores may be allowed more than who fills the directory, and
+// would follow a link for him.
+func (d *Directory) OpenFile(f postgres.WALFile, segmentSize int64) (*os.File, error) {
+	return openRegular(d.Path(f.Name(segmentSize)))
+}
+
+func openRegular(path string) (*os.File, error) {
+	// Not blocking, for a pipe would wait for its other end.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%w: %s is a link", ErrDirectory, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: %s is not a regular file", ErrDirectory, path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ReadSmall reads an identity or a history.
+func ReadSmall(path string) ([]byte, error) {
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
