@@ -187,7 +187,7 @@ func TestThePrimaryDiesWhileItsFirstSegmentIsReceivedAgain(t *testing.T) {
 	r := s.receive(t, dir)
 	p.Exec(t, "INSERT INTO rows VALUES ('archived')")
 	switchWAL(t, p.Cluster)
-	p.move(t, p.repo, p.repo+".away")
+	p.repositoryIs(t, false)
 	p.Exec(t, "INSERT INTO rows VALUES ('acknowledged')")
 	s.WaitFor(t, "SELECT count(*) FROM rows", "2", time.Minute)
 	p.Kill(t)
@@ -196,7 +196,7 @@ func TestThePrimaryDiesWhileItsFirstSegmentIsReceivedAgain(t *testing.T) {
 	s.Kill(t)
 	_ = r.Process.Kill()
 	_ = r.end()
-	p.move(t, p.repo+".away", p.repo)
+	p.repositoryIs(t, true)
 	partial, err := filepath.Glob(filepath.Join(dir, "00000002*.partial"))
 	if err != nil || len(partial) != 1 {
 		t.Fatalf("partial segments of timeline 2: %v, %v", partial, err)

@@ -30,6 +30,13 @@ func TestARestoreSurvivesAFaultAtEveryStorageOperation(t *testing.T) {
 			t.Logf("%d operations were made to fail", n-1)
 			return
 		}
+		if isNeedless(st.Trace()[n-1]) {
+			if err != nil {
+				t.Errorf("operation %d (%s): error %v", n, st.Trace()[n-1], err)
+			}
+			checkTree(t, dir, cluster())
+			continue
+		}
 		if !errors.Is(err, faulty.ErrInjected) {
 			t.Errorf("operation %d (%s): error %v", n, st.Trace()[n-1], err)
 		}
@@ -46,6 +53,10 @@ func TestARestoreSurvivesAFaultAtEveryStorageOperation(t *testing.T) {
 		}
 	}
 }
+
+// isNeedless tells of the one operation that a restore can do without: what is
+// said of WAL beside it. The WAL itself is listed then.
+func isNeedless(operation string) bool { return strings.HasPrefix(operation, "list ledger/") }
 
 func restoreThrough(t *testing.T, st storage.Store, dir string) error {
 	t.Helper()

@@ -85,6 +85,9 @@ func TestPgControlIsLastWhenGlobalIsALink(t *testing.T) {
 		if !faults.Fired() {
 			break
 		}
+		if isNeedless(faults.Trace()[n-1]) {
+			continue
+		}
 		if err == nil {
 			t.Errorf("operation %d failed without an error", n)
 		}
