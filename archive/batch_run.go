@@ -23,7 +23,7 @@ func (r *pushRun) run(ctx context.Context) (Result, error) {
 	patience, giveUp := context.WithTimeout(ctx, r.bounds.open)
 	defer giveUp()
 	r.patience = patience
-	r.begun[r.asked] = true
+	r.beginFile(r.asked)
 	var workers sync.WaitGroup
 	for range r.processes() - 1 {
 		workers.Go(func() { r.pushAhead(ctx) })
@@ -150,14 +150,23 @@ func (r *pushRun) next() (string, bool) {
 		}
 		name := r.queue[0]
 		r.queue = r.queue[1:]
-		if len(r.lacking(r.missing[name])) == 0 {
+		lacking := r.lacking(r.missing[name])
+		if !slices.ContainsFunc(lacking, func(t *runTarget) bool { return !t.order.isBlocked(name) }) {
 			continue
 		}
-		r.begun[name] = true
+		r.beginFile(name)
 		if r.answered {
 			r.ahead++
 		}
 		return name, true
+	}
+}
+
+// beginFile is for files in their order.
+func (r *pushRun) beginFile(name string) {
+	r.begun[name] = true
+	for _, t := range r.targets {
+		t.order.begin(name)
 	}
 }
 
@@ -218,6 +227,11 @@ func without(places []string, holders []holder) []string {
 // push pushes a file to the repositories that lack it, and leaves word of those
 // that hold it. patience is nil for the file that was asked for.
 func (r *pushRun) push(ctx context.Context, name string, patience context.Context) (Result, error) {
+	defer func() {
+		for _, t := range r.targets {
+			t.order.end(name, false, nil)
+		}
+	}()
 	var ack acknowledgement
 	var counting []holder
 	if r.spool != nil {
@@ -232,11 +246,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pushTo(ctx, name, r.asking(counting, patience))
+	o, err := r.pushTo(ctx, name, r.asking(name, counting, patience))
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pushTo(ctx, name, r.asking(nil, patience))
+		o, err = r.pushTo(ctx, name, r.asking(name, nil, patience))
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -258,19 +272,20 @@ func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget)
 }
 
 // asking gives the targets for a file that these hold.
-func (r *pushRun) asking(holders []holder, patience context.Context) []PushTarget {
+func (r *pushRun) asking(name string, holders []holder, patience context.Context) []PushTarget {
 	var asking []PushTarget
 	missing := without(r.places(), holders)
 	for _, t := range r.targets {
 		switch {
 		case !slices.Contains(missing, t.key):
+			t.order.end(name, false, nil)
 		case patience == nil:
-			asking = append(asking, t.forRun(nil))
+			asking = append(asking, t.forRun(name, nil))
 		case t.isDown():
 			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
 				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
 		default:
-			asking = append(asking, t.forRun(patience.Done()))
+			asking = append(asking, t.forRun(name, patience.Done()))
 		}
 	}
 	return asking
@@ -336,7 +351,7 @@ func (r *pushRun) tell(p Pushed) {
 			log.Warn(w)
 		}
 		for _, f := range p.Failed {
-			if !errors.Is(f.Err, errNotAsked) {
+			if !errors.Is(f.Err, errNotAsked) && !errors.Is(f.Err, errBehindConflict) {
 				r.warnOnce(p.File, f)
 			}
 		}

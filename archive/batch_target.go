@@ -19,6 +19,8 @@ type runTarget struct {
 	stanza *repo.Stanza // valid when opened is closed
 	err    error
 
+	order walOrder
+
 	mu   sync.Mutex
 	down error
 }
@@ -42,11 +44,32 @@ func (t *runTarget) begin(ctx context.Context, opening *sync.WaitGroup) {
 	})
 }
 
-// forRun is the target as a Pusher wants it. patience ends, if it is not nil,
-// when the file should not wait any longer for the repository to be opened.
-func (t *runTarget) forRun(patience <-chan struct{}) PushTarget {
-	target := t.PushTarget
+// forRun is the target as a Pusher wants it for a file. patience ends, if it is not
+// nil, when the file should not wait any longer for the repository to be opened.
+func (t *runTarget) forRun(name string, patience <-chan struct{}) PushTarget {
+	target, open := t.PushTarget, t.openFor(patience)
 	target.Open = func(ctx context.Context) (*repo.Stanza, error) {
+		s, err := open(ctx)
+		if err == nil {
+			err = t.order.wait(ctx, name)
+		}
+		if err == nil && patience != nil && t.isDown() {
+			err = errNotAsked // the one that it waited for has failed
+		}
+		return s, err
+	}
+	target.done = func(p pushed, err error) {
+		if err != nil && !isOfFile(err) {
+			t.fail(err)
+		}
+		t.order.end(name, err == nil && !p.needless && p.Outcome == repo.WALStored, err)
+	}
+	return target
+}
+
+// openFor waits for the repository to be open.
+func (t *runTarget) openFor(patience <-chan struct{}) func(ctx context.Context) (*repo.Stanza, error) {
+	return func(ctx context.Context) (*repo.Stanza, error) {
 		t.open()
 		select {
 		case <-t.opened:
@@ -62,7 +85,6 @@ func (t *runTarget) forRun(patience <-chan struct{}) PushTarget {
 			return nil, context.Cause(ctx)
 		}
 	}
-	return target
 }
 
 // isOpen tells whether it was opened in this run, with success.
@@ -100,7 +122,7 @@ func (t *runTarget) isDown() bool {
 
 // isOfFile tells whether an error is about the file and not about the repository.
 func isOfFile(err error) bool {
-	for _, of := range []error{ErrRefused, repo.ErrWALConflict, repo.ErrDamaged, errNotAsked, context.Canceled} {
+	for _, of := range []error{ErrRefused, repo.ErrWALConflict, repo.ErrDamaged, errNotAsked, errBehindConflict, context.Canceled} {
 		if errors.Is(err, of) {
 			return true
 		}

@@ -25,6 +25,8 @@ type PushTarget struct {
 	// Open opens the repository and the stanza in it; its errors name the
 	// repository. It runs at the same time as those of the other targets.
 	Open func(ctx context.Context) (*repo.Stanza, error)
+
+	done func(pushed, error) // told what became of a file; nil is nobody
 }
 
 // Pusher puts WAL files into every one of its repositories.
@@ -184,12 +186,17 @@ type pushed struct {
 	warnings []string
 }
 
-func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (pushed, holder, error) {
+func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (done pushed, h holder, err error) {
+	defer func() {
+		if t.done != nil {
+			t.done(done, err)
+		}
+	}()
 	s, err := t.Open(ctx)
 	if err != nil {
 		return pushed{}, holder{}, err
 	}
-	done, err := p.pushInto(ctx, t.Name, s, file, content)
+	done, err = p.pushInto(ctx, t.Name, s, file, content)
 	if err != nil {
 		err = fmt.Errorf("push %s to repository %s: %w", filepath.Base(file.path), t.Name, err)
 	}
