@@ -23,7 +23,7 @@ func (r *pushRun) run(ctx context.Context) (Result, error) {
 	patience, giveUp := context.WithTimeout(ctx, r.bounds.open)
 	defer giveUp()
 	r.patience = patience
-	r.begun[r.asked] = true
+	r.beginFile(r.asked)
 	var workers sync.WaitGroup
 	for range r.processes() - 1 {
 		workers.Go(func() { r.pushAhead(ctx) })
@@ -61,9 +61,6 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 	began := r.clock()
 	result, err := r.push(ctx, r.asked, nil)
-	for _, t := range r.targets {
-		t.settle() // where it was not asked for
-	}
 	if err != nil && ctx.Err() == nil {
 		if warning, kept := r.keep(ctx, result.Failed, err); kept {
 			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
@@ -153,10 +150,11 @@ func (r *pushRun) next() (string, bool) {
 		}
 		name := r.queue[0]
 		r.queue = r.queue[1:]
-		if len(r.lacking(name, r.missing[name])) == 0 {
+		lacking := r.lacking(r.missing[name])
+		if !slices.ContainsFunc(lacking, func(t *runTarget) bool { return !t.order.isBlocked(name) }) {
 			continue
 		}
-		r.begun[name] = true
+		r.beginFile(name)
 		if r.answered {
 			r.ahead++
 		}
@@ -164,12 +162,20 @@ func (r *pushRun) next() (string, bool) {
 	}
 }
 
-// lacking gives those of the places that may be asked for a file: all but those
-// that failed, that take too long to open, and that hold another server's WAL.
-func (r *pushRun) lacking(name string, places []string) []*runTarget {
+// beginFile is for files in their order.
+func (r *pushRun) beginFile(name string) {
+	r.begun[name] = true
+	for _, t := range r.targets {
+		t.order.begin(name)
+	}
+}
+
+// lacking gives those of the places that may be asked: all but those that failed,
+// and that take too long to open.
+func (r *pushRun) lacking(places []string) []*runTarget {
 	var lacking []*runTarget
 	for _, t := range r.targets {
-		if slices.Contains(places, t.key) && !t.isDown() && !t.isBarred(name) && (t.isReady() || r.patience.Err() == nil) {
+		if slices.Contains(places, t.key) && !t.isDown() && (t.isOpen() || r.patience.Err() == nil) {
 			lacking = append(lacking, t)
 		}
 	}
@@ -203,7 +209,7 @@ func (r *pushRun) refill() bool {
 			places = without(r.places(), r.holders(a))
 			r.missing[name] = places
 		}
-		if len(r.lacking(name, places)) > 0 {
+		if len(r.lacking(places)) > 0 {
 			tried = append(tried, name)
 		}
 	}
@@ -221,6 +227,11 @@ func without(places []string, holders []holder) []string {
 // push pushes a file to the repositories that lack it, and leaves word of those
 // that hold it. patience is nil for the file that was asked for.
 func (r *pushRun) push(ctx context.Context, name string, patience context.Context) (Result, error) {
+	defer func() {
+		for _, t := range r.targets {
+			t.order.end(name, false, nil)
+		}
+	}()
 	var ack acknowledgement
 	var counting []holder
 	if r.spool != nil {
@@ -267,16 +278,14 @@ func (r *pushRun) asking(name string, holders []holder, patience context.Context
 	for _, t := range r.targets {
 		switch {
 		case !slices.Contains(missing, t.key):
-			if patience == nil {
-				t.settle()
-			}
+			t.order.end(name, false, nil)
 		case patience == nil:
-			asking = append(asking, t.forAsked(name))
+			asking = append(asking, t.forRun(name, nil))
 		case t.isDown():
 			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
 				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
 		default:
-			asking = append(asking, t.forAhead(name, patience.Done()))
+			asking = append(asking, t.forRun(name, patience.Done()))
 		}
 	}
 	return asking
@@ -342,7 +351,7 @@ func (r *pushRun) tell(p Pushed) {
 			log.Warn(w)
 		}
 		for _, f := range p.Failed {
-			if !errors.Is(f.Err, errNotAsked) {
+			if !errors.Is(f.Err, errNotAsked) && !errors.Is(f.Err, errBehindConflict) {
 				r.warnOnce(p.File, f)
 			}
 		}

@@ -189,7 +189,7 @@ func (r *pushRun) pushOneKept(ctx context.Context, path string) error {
 	if !known {
 		places = r.places()
 	}
-	lacking := r.lacking(filepath.Base(path), places)
+	lacking := r.lacking(places)
 	if len(lacking) == 0 {
 		return nil
 	}
@@ -201,7 +201,7 @@ func (r *pushRun) pushOneKept(ctx context.Context, path string) error {
 	file.beside = r.wal // what goes along with a history lies there
 	var targets []PushTarget
 	for _, t := range lacking {
-		targets = append(targets, t.forAhead(filepath.Base(path), r.patience.Done()))
+		targets = append(targets, t.forRun(filepath.Base(path), r.patience.Done()))
 	}
 	o, err := r.pusher.pushFile(ctx, file, targets, nil)
 	r.noteFailed(o.Failed)

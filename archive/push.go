@@ -26,7 +26,7 @@ type PushTarget struct {
 	// repository. It runs at the same time as those of the other targets.
 	Open func(ctx context.Context) (*repo.Stanza, error)
 
-	settled func(error) // is told how it ended here, if it is not nil
+	done func(pushed, error) // told what became of a file; nil is nobody
 }
 
 // Pusher puts WAL files into every one of its repositories.
@@ -187,9 +187,11 @@ type pushed struct {
 }
 
 func (p *Pusher) push(ctx context.Context, t PushTarget, file *walFile, content *repo.WALContent) (done pushed, h holder, err error) {
-	if t.settled != nil {
-		defer func() { t.settled(err) }()
-	}
+	defer func() {
+		if t.done != nil {
+			t.done(done, err)
+		}
+	}()
 	s, err := t.Open(ctx)
 	if err != nil {
 		return pushed{}, holder{}, err

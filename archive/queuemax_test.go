@@ -505,7 +505,11 @@ func TestWhoKeepsARunGoingLearnsThatAFileIsKept(t *testing.T) {
 	s := newServer(t, 0)
 	b := withControl(t, newSpool(t), 1, PushTarget{Name: "local", Open: closedQuietly})
 	var told []Pushed
-	b.Each = func(p Pushed) { told = append(told, p) }
+	b.Each = func(p Pushed) {
+		if p.Asked {
+			told = append(told, p)
+		}
+	}
 	keepHistory(t, s, b)
 	if len(told) != 1 || told[0].Err != nil || !told[0].Kept || len(told[0].Warnings) != 1 {
 		t.Errorf("told was %+v", told)
