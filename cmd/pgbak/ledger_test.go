@@ -215,6 +215,7 @@ func TestAnEventCannotWriteOnTheTerminal(t *testing.T) {
 func TestCheckFailsForAnEventThatCannotBeRead(t *testing.T) {
 	h := host(t, nil)
 	h.expect(t, exitOK, "init")
+	h.expect(t, exitOK, "backup")
 	h.expect(t, exitOK, "check")
 	directory := filepath.Join(h.dir, "repo", "ledger", "main", "events", "00000001")
 	if err := os.MkdirAll(directory, 0o755); err != nil {
@@ -226,6 +227,7 @@ func TestCheckFailsForAnEventThatCannotBeRead(t *testing.T) {
 	o := h.expect(t, exitCheckFailed, "check")
 	contains(t, o.stderr, "events of the ledger cannot be read", "conflict-torn", "hint: ")
 	contains(t, h.expect(t, exitOK, "info").stderr, "conflict-torn")
+	h.expect(t, exitOK, "backup")
 }
 
 // A log, of 4096 segments of 1 MiB, is marked, and a segment in its middle is removed by hand.
