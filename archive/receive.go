@@ -81,6 +81,7 @@ type receivePace struct {
 	store       time.Duration // the same after a repository failed
 	storeTo     time.Duration
 	farewell    time.Duration // how long the server may take to end a stream
+	answer      time.Duration // and to let a session come to its stream
 }
 
 // NewReceiver returns a Receiver.
@@ -94,7 +95,7 @@ func NewReceiver(o ReceiveOptions) (*Receiver, error) {
 	o.Pusher.targets = keptOpen(o.Pusher.targets)
 	return &Receiver{o: o, histories: map[postgres.Timeline]postgres.History{}, wake: make(chan struct{}, 1), stored: map[string]bool{},
 		pace: receivePace{status: 10 * time.Second, silence: 6, room: time.Second, reconnect: time.Second, reconnectTo: 30 * time.Second,
-			store: 2 * time.Second, storeTo: time.Minute, farewell: 10 * time.Second}}, nil
+			store: 2 * time.Second, storeTo: time.Minute, farewell: 10 * time.Second, answer: 2 * time.Minute}}, nil
 }
 
 // Run receives until ctx ends, which is no error: what was written is then
@@ -149,7 +150,10 @@ func (r *Receiver) hopeless(err error) bool {
 
 // session connects, finds out where to go on, and receives until something ends it.
 func (r *Receiver) session(ctx context.Context) error {
-	conn, err := r.o.Connect(ctx)
+	// Commits may wait for this receiver: a server that says nothing is given up.
+	begin, cancel := context.WithTimeout(ctx, r.pace.answer)
+	defer cancel()
+	conn, err := r.o.Connect(begin)
 	if err != nil {
 		return err
 	}
@@ -158,16 +162,16 @@ func (r *Receiver) session(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(ctx) // what matters has been said
 	}()
-	id, system, err := r.identify(ctx, conn)
+	id, system, err := r.identify(begin, conn)
 	if err != nil {
 		return err
 	}
 	r.connected = true
-	slot, err := r.preflight(ctx, conn)
+	slot, err := r.preflight(begin, conn)
 	if err != nil {
 		return err
 	}
-	history, err := r.follow(ctx, conn, system.Timeline)
+	history, err := r.follow(begin, conn, system.Timeline)
 	if err != nil {
 		return err
 	}

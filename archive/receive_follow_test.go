@@ -489,3 +489,22 @@ func TestAStandbyThatIsBehindAndIsPromotedIsRefused(t *testing.T) {
 		t.Errorf("the directory held %s and holds %s", before, after)
 	}
 }
+
+// TestAServerThatAcceptsAndSaysNothingIsGivenUp connects to one whose host is stuck.
+func TestAServerThatAcceptsAndSaysNothingIsGivenUp(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1})
+	way := newCutter(t, fmt.Sprintf("127.0.0.1:%d", c.Port))
+	host, port, _ := net.SplitHostPort(way.address)
+	way.silent.Store(true)
+	r := newReceiving(t, c, func(o *ReceiveOptions) {
+		o.Connect = func(ctx context.Context) (*server.ReplicationConn, error) {
+			return server.ConnectReplicationAs(ctx, fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres sslmode=disable", host, port), "receiver")
+		}
+	})
+	r.pace.answer = 5 * time.Second
+	r.begin(t).says(t, "the stream of WAL was interrupted")
+	way.silent.Store(false)
+	r.says(t, "receiving WAL")
+	r.stop(t)
+}

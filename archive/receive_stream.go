@@ -51,7 +51,9 @@ type incoming struct {
 // stream receives from a start until the timeline ends there, and says where it
 // goes on; both are nil when ctx ended.
 func (r *Receiver) stream(ctx context.Context, conn *server.ReplicationConn, id received.Identity, from streamStart) (*server.NextTimeline, error) {
-	stream, next, err := conn.StreamWAL(ctx, r.o.Slot, from.timeline, from.lsn)
+	begin, cancel := context.WithTimeout(ctx, r.pace.answer)
+	stream, next, err := conn.StreamWAL(begin, r.o.Slot, from.timeline, from.lsn)
+	cancel()
 	if err != nil {
 		return nil, r.explainStart(err, from)
 	}

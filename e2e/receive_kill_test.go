@@ -210,3 +210,64 @@ func TestThePrimaryDiesWhileItsFirstSegmentIsReceivedAgain(t *testing.T) {
 	}
 	s.restoredRows(t, "archived,acknowledged", "--received", dir)
 }
+
+// TestReceivedWALThatTheArchiveContradictsIsNotPassedOver has a server put back, which
+// archives another content of the segment that was being received.
+func TestReceivedWALThatTheArchiveContradictsIsNotPassedOver(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, hostOptions{})
+	h.Exec(t, "CREATE TABLE rows (name text)")
+	h.backup(t)
+	h.Stop(t, "fast")
+	if out, err := pgtest.Command(t, "cp", "-a", h.DataDir, h.DataDir+".copy").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	h.Start(t)
+	dir := pgtest.TempDir(t)
+	r := h.receive(t, dir)
+	h.Exec(t, "INSERT INTO rows VALUES ('received')")
+	h.WaitFor(t, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'receiver' AND flush_lsn = pg_current_wal_flush_lsn()", "1", time.Minute)
+	h.Kill(t)
+	_ = r.Process.Kill()
+	_ = r.end()
+	if err := os.RemoveAll(h.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	h.move(t, h.DataDir+".copy", h.DataDir)
+	h.Start(t)
+	h.Exec(t, "INSERT INTO rows SELECT 'another' FROM generate_series(1, 100)")
+	switchWAL(t, h.Cluster)
+	o := h.expect(t, codeRefused, "restore", "--target-dir", filepath.Join(pgtest.TempDir(t), "restored"), "--received", dir)
+	says(t, o.stderr, "holds other WAL than the archive has under that name", "hint: ", "leave --received out")
+}
+
+// TestWhatOnlyTheReceiverHasIsFoundOnItsTimeline promotes a standby that was behind. A
+// restore to the newest timeline says what it leaves out, and how to get it.
+func TestWhatOnlyTheReceiverHasIsFoundOnItsTimeline(t *testing.T) {
+	t.Parallel()
+	p := newHost(t, hostOptions{})
+	p.Exec(t, "CREATE TABLE rows (name text)")
+	s := withStandby(t, p)
+	p.backup(t)
+	s.follow(t, p.config, s.DSN(), "postgres")
+	dir := pgtest.TempDir(t)
+	r := p.receive(t, dir)
+	p.Exec(t, "INSERT INTO rows VALUES ('archived')")
+	switchWAL(t, p.Cluster)
+	s.WaitFor(t, "SELECT count(*) FROM rows", "1", time.Minute)
+	s.Stop(t, "fast")
+	p.Exec(t, "INSERT INTO rows VALUES ('acknowledged')")
+	p.WaitFor(t, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'receiver' AND flush_lsn = pg_current_wal_flush_lsn()", "1", time.Minute)
+	p.Kill(t)
+	_ = r.Process.Kill()
+	_ = r.end()
+	s.Start(t)
+	s.Promote(t)
+	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	s.Exec(t, "INSERT INTO rows VALUES ('newest')")
+	switchWAL(t, s.Cluster)
+	o := s.expect(t, codeOK, "restore", "--plan", "--target-dir", filepath.Join(pgtest.TempDir(t), "restored"), "--received", dir)
+	says(t, o.stdout, "on timeline 1, which is not on the way to timeline 2", "--target-timeline 1 follows it")
+	s.restoredRows(t, "archived,newest", "--received", dir)
+	s.restoredRows(t, "archived,acknowledged", "--received", dir, "--target-timeline", "1")
+}

@@ -29,6 +29,7 @@ type receivedWAL struct {
 	id        received.Identity
 	segments  map[postgres.WALFile]receivedFile // by the whole segment
 	histories map[postgres.Timeline][]byte
+	doubts    []string // warnings for the plan
 }
 
 // receivedFile is where a segment is taken from.
@@ -73,6 +74,7 @@ func readReceived(ctx context.Context, dir *received.Directory, s *repo.Stanza, 
 		return nil, err
 	}
 	archive := newWALArchive(c, identity)
+	twice := map[postgres.Timeline]postgres.WALFile{} // the last one of each timeline stands for those before it
 	for _, f := range files {
 		if f.Kind == postgres.WALHistory {
 			if err := w.addHistory(ctx, archive, s, identity, f); err != nil {
@@ -81,9 +83,15 @@ func readReceived(ctx context.Context, dir *received.Directory, s *repo.Stanza, 
 			continue
 		}
 		if _, there := archive.runEnd(f.Timeline, f.Segment); there {
+			twice[f.Timeline] = f
 			continue
 		}
 		if err := w.addSegment(f); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range twice {
+		if err := w.judgeTwice(ctx, s, identity, f); err != nil {
 			return nil, err
 		}
 	}
@@ -228,6 +236,12 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	}
 	plan := &ReceivedPlan{Directory: w.dir.Path()}
 	p.Received = plan
+	p.Warnings = append(p.Warnings, w.doubts...)
+	if left, err := w.left(d.reach.path.history); err != nil {
+		return err
+	} else if left != "" && (q.target.Type == TargetLatest || q.target.Type == "") {
+		p.Warnings = append(p.Warnings, left)
+	}
 	for tli := range w.histories {
 		history := postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}
 		plan.files = append(plan.files, plannedFile{history, receivedFile{WALFile: history}})

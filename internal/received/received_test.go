@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pgbak/pgbak/internal/hint"
@@ -199,4 +200,22 @@ func FuzzDirectory(f *testing.F) {
 			t.Errorf("position %+v of %d bytes", p, len(partial))
 		}
 	})
+}
+
+// TestOnlyRegularFilesAreRead has a link and a pipe where WAL is expected.
+func TestOnlyRegularFilesAreRead(t *testing.T) {
+	d := open(t, t.TempDir())
+	f := postgres.WALFile{Kind: postgres.WALPartial, Timeline: 1, Segment: 7}
+	name := d.Path(f.Name(1 << 20))
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := errors.Join(os.WriteFile(secret, []byte("secret"), 0o600), os.Symlink(secret, name)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.OpenFile(f, 1<<20)
+	wants(t, err, name+" is a link")
+	if err := errors.Join(os.Remove(name), syscall.Mkfifo(name, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.OpenFile(f, 1<<20)
+	wants(t, err, "is not a regular file")
 }
