@@ -31,7 +31,7 @@ func (h *host) withSpool(t *testing.T, more string) string {
 }
 
 // killingCommand calls archive-push as the archiver would, kills most calls after up
-// to half a second, and calls again until one succeeds. It keeps a copy of what it was
+// to an eighth of a second, and calls again until one succeeds. It keeps a copy of what it was
 // called for.
 const killingCommand = `#!/bin/sh
 cp "$1" "KEPT/$2" || exit 1
@@ -40,7 +40,7 @@ while :; do
 	PROGRAM --config CONFIG archive-push "$1" &
 	pid=$!
 	if [ "$byte" -ge 32 ]; then
-		sleep "0.$(printf %03d $((byte * 2)))"
+		sleep "0.$(printf %03d $((byte / 2)))"
 		kill -9 $pid 2>/dev/null
 	fi
 	wait $pid

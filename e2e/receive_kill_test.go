@@ -233,7 +233,9 @@ func TestReceivedWALThatTheArchiveContradictsIsNotPassedOver(t *testing.T) {
 	if err := os.RemoveAll(h.DataDir); err != nil {
 		t.Fatal(err)
 	}
-	h.move(t, h.DataDir+".copy", h.DataDir)
+	if err := os.Rename(h.DataDir+".copy", h.DataDir); err != nil {
+		t.Fatal(err)
+	}
 	h.Start(t)
 	h.Exec(t, "INSERT INTO rows SELECT 'another' FROM generate_series(1, 100)")
 	switchWAL(t, h.Cluster)
