@@ -66,18 +66,8 @@ type held struct {
 }
 
 func newHeld(c *repo.Catalog, id repo.Identity) *held {
-	a := &held{id: id, runs: map[postgres.Timeline][]repo.WALRange{}, histories: map[postgres.Timeline]postgres.History{}}
-	for _, r := range c.WAL {
-		if r.Identity == id.Number {
-			a.runs[r.Timeline] = append(a.runs[r.Timeline], r)
-		}
-	}
-	for _, runs := range a.runs {
-		slices.SortFunc(runs, func(x, y repo.WALRange) int { return cmp.Compare(x.First, y.First) })
-	}
-	for _, h := range c.Histories[id.Number] {
-		a.histories[h.Timeline] = h
-	}
+	a := &held{id: id}
+	a.runs, a.histories = c.OnTimelines(id.Number)
 	return a
 }
 

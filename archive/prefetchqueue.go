@@ -201,17 +201,27 @@ func (s segmentSum) String() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// take moves a segment to dest, or copies it where that is another file system.
-// Not taken without an error is a segment that is not there.
-func (q *PrefetchQueue) take(f postgres.WALFile, dest string) (taken bool, err error) {
+// proven finds a segment and opens what holds it; nil if it is not there.
+func (q *PrefetchQueue) proven(f postgres.WALFile) (*queued, *os.File, error) {
 	found, err := q.find(f)
 	if found == nil {
-		return false, err
+		return nil, nil, err
 	}
 	file, err := q.open(found)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return found, file, nil
+}
+
+// take moves a segment to dest, or copies it where that is another file system.
+// Not taken without an error is a segment that is not there.
+func (q *PrefetchQueue) take(f postgres.WALFile, dest string) (taken bool, err error) {
+	found, file, err := q.proven(f)
+	if found == nil {
 		return false, err
 	}
 	defer file.Close()
@@ -253,14 +263,8 @@ func (q *PrefetchQueue) copying(f *queued, from *os.File) filling {
 
 // copyInto is take for a file that the caller has opened.
 func (q *PrefetchQueue) copyInto(f postgres.WALFile, to *os.File) (taken bool, err error) {
-	found, err := q.find(f)
+	found, file, err := q.proven(f)
 	if found == nil {
-		return false, err
-	}
-	file, err := q.open(found)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
 		return false, err
 	}
 	defer file.Close()

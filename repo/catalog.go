@@ -2,9 +2,11 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -56,6 +58,24 @@ type WALRange struct {
 
 // Count is the number of segments of the range.
 func (r WALRange) Count() uint64 { return r.Last - r.First + 1 }
+
+// OnTimelines gives, by timeline, the runs of an identity's segments, lowest
+// first, and the histories.
+func (c *Catalog) OnTimelines(identity int) (map[postgres.Timeline][]WALRange, map[postgres.Timeline]postgres.History) {
+	runs, histories := map[postgres.Timeline][]WALRange{}, map[postgres.Timeline]postgres.History{}
+	for _, r := range c.WAL {
+		if r.Identity == identity {
+			runs[r.Timeline] = append(runs[r.Timeline], r)
+		}
+	}
+	for _, of := range runs {
+		slices.SortFunc(of, func(x, y WALRange) int { return cmp.Compare(x.First, y.First) })
+	}
+	for _, h := range c.Histories[identity] {
+		histories[h.Timeline] = h
+	}
+	return runs, histories
+}
 
 // catalogReads is how many manifests, and how many history files, are read at once.
 const catalogReads = 16

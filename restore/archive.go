@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -20,19 +19,8 @@ type walArchive struct {
 
 // newWALArchive takes the identity's part out of the catalogue.
 func newWALArchive(c *repo.Catalog, id repo.Identity) *walArchive {
-	a := &walArchive{size: id.SegmentSize, runs: map[postgres.Timeline][]repo.WALRange{},
-		histories: map[postgres.Timeline]postgres.History{}}
-	for _, r := range c.WAL {
-		if r.Identity == id.Number {
-			a.runs[r.Timeline] = append(a.runs[r.Timeline], r)
-		}
-	}
-	for _, runs := range a.runs {
-		slices.SortFunc(runs, func(x, y repo.WALRange) int { return cmp.Compare(x.First, y.First) })
-	}
-	for _, h := range c.Histories[id.Number] {
-		a.histories[h.Timeline] = h
-	}
+	a := &walArchive{size: id.SegmentSize}
+	a.runs, a.histories = c.OnTimelines(id.Number)
 	return a
 }
 
