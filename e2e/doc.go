@@ -27,6 +27,7 @@
 //	law_test.go        what must hold of the repository after every fault
 //	several_test.go    several repositories at once, and the loss of one of them
 //	kill_test.go       SIGKILL at every storage operation and at random moments
+//	batch_test.go      batches that are killed, counted on S3, and WAL that is dropped
 //	receive_test.go    the server and its disk are lost while WAL is received
 //	receive_kill_test.go  SIGKILL of archive-receive; a promotion that only it knows of
 //	midcopy_test.go    SIGSTOP, a crash of the server, a lost session
