@@ -27,6 +27,23 @@ func NewPrefetchGetter(getter *Getter, queue *PrefetchQueue, fill func() error) 
 	return &PrefetchGetter{getter: getter, queue: queue, fill: fill}
 }
 
+// Take moves a segment to dest if it was fetched ahead, for who would ask somebody
+// else next. Nothing is taken when the queue runs low and nobody fills it: who is
+// asked then has that done.
+func (q *PrefetchQueue) Take(name, dest string) (taken bool, err error) {
+	f, ok := q.asksFor(name, dest)
+	if !ok || q.isLow(f) && !q.isServed() {
+		return false, nil
+	}
+	if there, err := q.find(f); there == nil {
+		return false, err
+	}
+	if err := q.note(f); err != nil {
+		return false, err
+	}
+	return q.take(f, dest)
+}
+
 // Get is Getter.Get.
 func (g *PrefetchGetter) Get(ctx context.Context, name, dest string) (Got, error) {
 	return g.get(ctx, name, dest,

@@ -38,7 +38,7 @@ wal_make() {
 }
 
 # wal_segments prints the names of the first segments, as many as are wanted.
-wal_segments() { find "$wal" -type f -printf '%f\n' | sort | head -n "$segments"; }
+wal_segments() { find "$wal" -type f -printf '%f\n' | sort | sed -n "1,${segments}p"; }
 
 # wal_ready makes the directory anew as a server leaves it that has all segments still to archive.
 wal_ready() {

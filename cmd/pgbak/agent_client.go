@@ -24,6 +24,9 @@ func (a *app) pushByAgent(ctx context.Context, sel selection, path string) (resu
 
 // getByAgent is pushByAgent for a get.
 func (a *app) getByAgent(ctx context.Context, sel selection, identity int, control *postgres.Control, name, dest string) (got archive.Got, done bool, err error) {
+	if a.takeAhead(sel, identity, control, name, dest) {
+		return archive.Got{}, true, nil
+	}
 	done, err = a.byAgent(ctx, sel, func(c agent.Client, r agent.Request) error {
 		r.Name, r.Identity = name, identity
 		if control != nil {
@@ -33,6 +36,34 @@ func (a *app) getByAgent(ctx context.Context, sel selection, identity int, contr
 		return err
 	})
 	return got, done, err
+}
+
+// takeAhead takes what the agent has fetched ahead out of the spool, where that is the
+// same for both: to have it copied would cost more than all the rest. Whatever is
+// in the way of that, the agent is asked.
+func (a *app) takeAhead(sel selection, identity int, control *postgres.Control, name, dest string) bool {
+	if sel.config.Agent.Socket == "" || sel.config.Archive.Spool == "" || control == nil {
+		return false
+	}
+	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, control: control}
+	var err error
+	if r.directory, err = filepath.Abs(a.directory); err != nil {
+		return false
+	}
+	r.instance = instanceOf(r.directory)
+	queue, _, err := a.prefetchQueue(r)
+	taken := false
+	if err == nil {
+		taken, err = queue.Take(name, dest)
+	}
+	if err != nil {
+		a.log.Debug("what the agent has fetched ahead cannot be taken", "error", oneLine(err.Error()))
+	}
+	if taken && err == nil {
+		a.log.Debug("taken out of the spool", "file", name)
+		return true
+	}
+	return false
 }
 
 func (a *app) byAgent(ctx context.Context, sel selection, ask func(agent.Client, agent.Request) error) (done bool, err error) {

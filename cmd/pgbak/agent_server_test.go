@@ -101,7 +101,7 @@ func TestAnAgentThatIsKilledLosesNothing(t *testing.T) {
 	if got := again.Query(t, "SELECT count(*) FROM t"); got != rows {
 		t.Errorf("%s rows came back, want %s", got, rows)
 	}
-	contains(t, again.Log(), "msg=fetched", "ahead=true")
+	contains(t, again.Log(), "msg=fetched", "ahead=true", "taken out of the spool")
 	if err := last.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

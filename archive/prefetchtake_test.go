@@ -1,0 +1,57 @@
+package archive
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestWhatWasFetchedAheadIsTakenWithoutAsking is how a client of the agent gets what the
+// agent has fetched: by moving it.
+func TestWhatWasFetchedAheadIsTakenWithoutAsking(t *testing.T) {
+	all := run(1, 1, 12)
+	r := newRecovery(t, all...)
+	take := func(i int, file string) bool {
+		t.Helper()
+		dest := filepath.Join(r.dir, file)
+		_ = os.Remove(dest)
+		taken, err := r.queue.Take(all[i].Name(segmentSize), dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(dest)
+		if taken != (err == nil) || taken && !bytes.Equal(content, segment(r.id, all[i])) {
+			t.Fatalf("%s: taken %v, %d bytes, %v", all[i].Name(segmentSize), taken, len(content), err)
+		}
+		return taken
+	}
+	if take(0, recoveryFile) {
+		t.Error("something was taken from an empty queue")
+	}
+	_, _ = r.mustGet(t, all[0])
+	end := r.prefetch(t)
+	r.holds(t, all[1:1+queueLength]...)
+	if take(1, "00000001") {
+		t.Error("who is not recovery was served")
+	}
+	if !take(1, recoveryFile) || r.gets(all[1]) != 1 {
+		t.Errorf("it was not taken, or fetched %d times", r.gets(all[1]))
+	}
+	// What was taken is noted: the queue goes on.
+	r.holds(t, all[2:2+queueLength]...)
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	// Nobody fills it any more: who is asked at the half of it has that done.
+	for i := 2; i < 2+queueLength; i++ {
+		left := queueLength - 1 - (i - 2)
+		if taken := take(i, recoveryFile); taken != (left >= max(minPrefetch, queueLength/2)) {
+			t.Errorf("with %d left behind it a segment was taken: %v", left, taken)
+			break
+		} else if !taken {
+			return
+		}
+	}
+	t.Error("the queue was emptied though nobody fills it")
+}
