@@ -233,12 +233,8 @@ func (s *Stanza) HistoryTimelines(ctx context.Context, id Identity) ([]postgres.
 	return out, nil
 }
 
-// ListWAL gives the WAL files of a timeline, its history file apart, in the order of their names.
-func (s *Stanza) ListWAL(ctx context.Context, id Identity, tli postgres.Timeline) iter.Seq2[postgres.WALFile, error] {
-	return s.ListWALFrom(ctx, id, tli, 0)
-}
-
-// ListWALFrom is ListWAL from a segment on.
+// ListWALFrom gives the WAL files of a timeline from a segment on, its history file
+// apart, in the order of their names.
 func (s *Stanza) ListWALFrom(ctx context.Context, id Identity, tli postgres.Timeline, first uint64) iter.Seq2[postgres.WALFile, error] {
 	after := ""
 	if first > 0 {

@@ -335,21 +335,7 @@ func (r *run) writeReceivedFile(f plannedFile) error {
 	if err != nil {
 		return fmt.Errorf("make %s: %w", name, err)
 	}
-	_, err = io.Copy(out, content)
-	if err == nil {
-		own := repo.File{Mode: 0o600, Owner: r.plan.tree.ownFiles.Owner, Group: r.plan.tree.ownFiles.Group}
-		if !r.plan.tree.private {
-			own.Mode = 0o640
-		}
-		err = r.dress(out, at, rel, own)
-	}
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return r.fillOwn(out, at, rel, name, content)
 }
 
 // zeros is an endless file of them.

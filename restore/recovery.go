@@ -68,13 +68,20 @@ func (r *run) writeOwn(name string, content io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("make %s: %w", name, err)
 	}
-	_, err = io.Copy(f, content)
+	return r.fillOwn(f, at, name, name, content)
+}
+
+// fillOwn writes the content of a file that the restore itself makes, rel in its
+// place and called name in errors, with the owner of the cluster's files, makes it
+// durable and closes it.
+func (r *run) fillOwn(f *os.File, at *openPlace, rel, name string, content io.Reader) error {
+	_, err := io.Copy(f, content)
 	if err == nil {
 		own := repo.File{Mode: 0o600, Owner: r.plan.tree.ownFiles.Owner, Group: r.plan.tree.ownFiles.Group}
 		if !r.plan.tree.private {
 			own.Mode = 0o640
 		}
-		err = r.dress(f, at, name, own)
+		err = r.dress(f, at, rel, own)
 	}
 	if err == nil {
 		err = f.Sync()
