@@ -48,6 +48,8 @@ type Cluster struct {
 	// flags go to the postmaster's command line, beyond where to listen.
 	flags      []string
 	postmaster *postmaster
+	// postmasters are the ids of all that there were.
+	postmasters []int
 }
 
 // Start creates a cluster with trust authentication and the superuser postgres, starts it and waits until it accepts
@@ -95,6 +97,7 @@ func newCluster(t testing.TB, dataDir string, major int) *Cluster {
 		if c.postmaster != nil {
 			c.postmaster.kill()
 		}
+		removeSharedMemory(c.postmasters)
 		if t.Failed() {
 			t.Logf("end of the log of PostgreSQL %d in %s:\n%s", c.Major, c.DataDir, lastLines(c.Log(), 100))
 		}

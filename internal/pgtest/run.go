@@ -37,12 +37,15 @@ func (c *Cluster) launch(t testing.TB) {
 		"-c", "listen_addresses=127.0.0.1",
 		"-c", "logging_collector=off",
 		"-c", "log_destination=stderr",
+		// Files in the data directory go with it; those in /dev/shm stay when a server is killed.
+		"-c", "dynamic_shared_memory_type=mmap",
 	}, c.flags...)
 	p, err := startPostmaster(Command(t, filepath.Join(c.binDir, "postgres"), args...), c.logPath())
 	if err != nil {
 		t.Fatalf("start PostgreSQL %d in %s: %v", c.Major, c.DataDir, err)
 	}
 	c.postmaster = p
+	c.postmasters = append(c.postmasters, p.cmd.Process.Pid)
 }
 
 // Running tells whether the postmaster lives. It may be starting or stopping.
