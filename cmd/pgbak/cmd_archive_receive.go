@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -85,6 +86,10 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 	if f.name == "" {
 		f.name = f.slot
 	}
+	settings, err := sel.config.Archive.parse()
+	if err != nil {
+		return &configError{err}
+	}
 	pusher, err := a.pusher(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
 		log: a.log, open: a.openToPush(sel.stanza.Name)})
 	if err != nil {
@@ -101,7 +106,7 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 			return server.ConnectReplicationAs(ctx, dsn, f.name)
 		},
 		Inspect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, dsn) },
-		Pusher:  pusher, Log: a.log, Clock: a.clock,
+		Pusher:  pusher, Processes: cmp.Or(settings.processes, sel.processes), Log: a.log, Clock: a.clock,
 	})
 	if err != nil {
 		return err
