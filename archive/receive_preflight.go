@@ -40,7 +40,7 @@ func (r *Receiver) checkSynchronous(ctx context.Context, conn shower, sql *serve
 		return err
 	}
 	if !namedIn(names, r.o.Name) {
-		r.state.change(func(s *ReceiveStatus) { s.RemoteApply = false })
+		r.noteRemoteApply(false)
 		return nil
 	}
 	mode, err := conn.Show(ctx, "synchronous_commit")
@@ -57,7 +57,7 @@ func (r *Receiver) checkSynchronous(ctx context.Context, conn shower, sql *serve
 			mode, where = "remote_apply", " for "+strings.Join(roles, ", ")
 		}
 	}
-	r.state.change(func(s *ReceiveStatus) { s.RemoteApply = mode == "remote_apply" })
+	r.noteRemoteApply(mode == "remote_apply")
 	if mode == "remote_apply" {
 		return hint.Wrap(fmt.Errorf("%w: %s is in synchronous_standby_names (%s), so commits would wait for ever%s", ErrRemoteApply, r.o.Name, names, where),
 			"set synchronous_commit = on, by which a commit waits until its WAL is durable here, or take %s out of synchronous_standby_names.", r.o.Name)

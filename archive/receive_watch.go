@@ -33,9 +33,8 @@ func (r *Receiver) watch(ctx context.Context) (stop func()) {
 				wrong++
 			case err != nil:
 				r.o.Log.Debug("it is not known whether the server's settings are as they were", "error", oneLine(err))
-			case wrong > 0:
+			default:
 				wrong = 0
-				r.o.Log.Info("commits do not wait for a replay by this receiver any more")
 			}
 		}
 	}()
@@ -49,6 +48,15 @@ func (r *Receiver) watch(ctx context.Context) (stop func()) {
 func (r *Receiver) sayRemoteApply(err error) {
 	r.o.Log.Error(oneLine(err), "hint", hint.Of(err))
 	r.state.failed(err)
+}
+
+// noteRemoteApply keeps whether commits wait for a replay, and says when they do no more.
+func (r *Receiver) noteRemoteApply(now bool) {
+	was := false
+	r.state.change(func(s *ReceiveStatus) { was, s.RemoteApply = s.RemoteApply, now })
+	if was && !now {
+		r.o.Log.Info("commits do not wait for a replay by this receiver any more")
+	}
 }
 
 // lookAtSettings asks by a short session of its own; the one that streams can be asked
