@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,10 +44,12 @@ type ReceiveOptions struct {
 	// needed: what it cannot tell is not known.
 	Connect func(ctx context.Context) (*server.ReplicationConn, error)
 	Inspect func(ctx context.Context) (*server.Conn, error)
-	// Pusher puts what is complete into the repositories.
-	Pusher *Pusher
-	Log    *slog.Logger
-	Clock  func() time.Time
+	// Pusher puts what is complete into the repositories, Processes files at a time;
+	// 0 is runtime.GOMAXPROCS.
+	Pusher    *Pusher
+	Processes int
+	Log       *slog.Logger
+	Clock     func() time.Time
 }
 
 // Receiver streams WAL from a server into a directory, durable at once, and from
@@ -61,20 +64,24 @@ type Receiver struct {
 	histories map[postgres.Timeline]postgres.History
 	// removed is where the server had no WAL any more when it was last asked.
 	removed *streamStart
-	// connected is whether there was a session already.
-	connected bool
+	// connected is whether there was a session already, streamed whether one came to its stream.
+	connected, streamed bool
+	// waited is what was said last of commits that wait.
+	waited atomic.Value
+	state  receiveState
 	// wake tells the other half that a file is complete.
 	wake chan struct{}
-	// stored are the names of files in the directory that are in every repository,
-	// and newest the last segment among them. Both are the other half's.
-	stored map[string]bool
-	newest postgres.WALFile
+	// held are the repositories that hold a file of the directory, by the file's name.
+	held heldBy
 }
 
 // receivePace holds the times, which tests shorten.
 type receivePace struct {
 	status      time.Duration // between unasked reports
 	silence     int           // reports without any answer after which the connection is taken for lost
+	alive       time.Duration // between reports while the disk is at work
+	disk        time.Duration // after which it is said that the disk does not answer
+	look        time.Duration // between looks at the server's settings
 	room        time.Duration // between attempts to write on a full disk
 	reconnect   time.Duration // the first pause after a lost connection; doubles
 	reconnectTo time.Duration
@@ -93,8 +100,8 @@ func NewReceiver(o ReceiveOptions) (*Receiver, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Pusher.targets = keptOpen(o.Pusher.targets)
-	return &Receiver{o: o, histories: map[postgres.Timeline]postgres.History{}, wake: make(chan struct{}, 1), stored: map[string]bool{},
-		pace: receivePace{status: 10 * time.Second, silence: 6, room: time.Second, reconnect: time.Second, reconnectTo: 30 * time.Second,
+	return &Receiver{o: o, histories: map[postgres.Timeline]postgres.History{}, wake: make(chan struct{}, 1), state: receiveState{clock: o.Clock},
+		pace: receivePace{status: 10 * time.Second, silence: 6, alive: time.Second, disk: diskPatience, look: 30 * time.Second, room: time.Second, reconnect: time.Second, reconnectTo: 30 * time.Second,
 			store: 2 * time.Second, storeTo: time.Minute, farewell: 10 * time.Second, answer: 2 * time.Minute}}, nil
 }
 
@@ -118,18 +125,21 @@ func (r *Receiver) receive(ctx context.Context) error {
 	for {
 		began := r.o.Clock()
 		err := r.session(ctx)
+		r.state.change(func(s *ReceiveStatus) { s.Streaming = false })
 		if ctx.Err() != nil {
 			if err != nil && !errors.Is(err, context.Canceled) {
 				r.o.Log.Warn("the stream of WAL did not end as it should", "error", oneLine(err))
 			}
 			return nil
 		}
+		r.state.failed(err)
 		if r.hopeless(err) {
 			return err
 		}
 		if r.o.Clock().Sub(began) > r.pace.reconnectTo {
 			wait = r.pace.reconnect
 		}
+		r.state.change(func(s *ReceiveStatus) { s.Interruptions++ })
 		r.o.Log.Warn("the stream of WAL was interrupted; it is begun again", "error", oneLine(err), "next-in", wait.String())
 		if pause.For(ctx, wait) != nil {
 			return nil
@@ -176,6 +186,7 @@ func (r *Receiver) session(ctx context.Context) error {
 		return err
 	}
 	from, err := r.start(ctx, id, system, slot, history)
+	defer r.watch(ctx)()
 	for err == nil {
 		var next *server.NextTimeline
 		if next, err = r.stream(ctx, conn, id, from); err != nil || next == nil {

@@ -240,6 +240,9 @@ func TestANewDirectoryGoesOnBehindTheArchive(t *testing.T) {
 	if strings.Contains(r.log.String(), "file="+all[2]) {
 		t.Error("what was archived was received again")
 	}
+	if strings.Contains(r.log.String(), "no WAL that leads here is archived") {
+		t.Error("there is WAL that leads here")
+	}
 	r.stop(t)
 }
 

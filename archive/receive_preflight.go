@@ -20,7 +20,9 @@ func (r *Receiver) preflight(ctx context.Context, conn *server.ReplicationConn) 
 	} else {
 		defer func() { _ = sql.Close(context.WithoutCancel(ctx)) }()
 	}
-	if err := r.checkSynchronous(ctx, conn, sql); err != nil {
+	if err := r.checkSynchronous(ctx, conn, sql); errors.Is(err, ErrRemoteApply) && r.streamed {
+		r.sayRemoteApply(err) // see watch
+	} else if err != nil {
 		return server.Slot{}, err
 	}
 	slot, err := r.slot(ctx, conn, sql)
@@ -32,12 +34,13 @@ func (r *Receiver) preflight(ctx context.Context, conn *server.ReplicationConn) 
 
 // checkSynchronous refuses to be waited for by remote_apply: this side never
 // applies, so every commit would hang.
-func (r *Receiver) checkSynchronous(ctx context.Context, conn *server.ReplicationConn, sql *server.Conn) error {
+func (r *Receiver) checkSynchronous(ctx context.Context, conn shower, sql *server.Conn) error {
 	names, err := conn.Show(ctx, "synchronous_standby_names")
 	if err != nil {
 		return err
 	}
 	if !namedIn(names, r.o.Name) {
+		r.noteRemoteApply(false)
 		return nil
 	}
 	mode, err := conn.Show(ctx, "synchronous_commit")
@@ -54,11 +57,14 @@ func (r *Receiver) checkSynchronous(ctx context.Context, conn *server.Replicatio
 			mode, where = "remote_apply", " for "+strings.Join(roles, ", ")
 		}
 	}
+	r.noteRemoteApply(mode == "remote_apply")
 	if mode == "remote_apply" {
 		return hint.Wrap(fmt.Errorf("%w: %s is in synchronous_standby_names (%s), so commits would wait for ever%s", ErrRemoteApply, r.o.Name, names, where),
 			"set synchronous_commit = on, by which a commit waits until its WAL is durable here, or take %s out of synchronous_standby_names.", r.o.Name)
 	}
-	r.o.Log.Info("commits may wait for this receiver", "synchronous-standby-names", names, "synchronous-commit", mode)
+	if now := names + " " + mode; r.waited.Swap(now) != now {
+		r.o.Log.Info("commits may wait for this receiver", "synchronous-standby-names", names, "synchronous-commit", mode)
+	}
 	return nil
 }
 

@@ -95,6 +95,7 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 			return from, fmt.Errorf("find out up to where WAL is archived: %w", err)
 		}
 		if frontier == 0 {
+			r.warnOfNoBackup(serverStart)
 			return serverStart, nil
 		}
 		if r.removed == nil {
@@ -112,6 +113,20 @@ func (r *Receiver) start(ctx context.Context, id received.Identity, system serve
 	r.removed = nil
 	r.recordGap(ctx, id, history, from.lsn, serverStart.lsn)
 	return serverStart, nil
+}
+
+// warnOfNoBackup says what an acknowledgement is worth where no repository has any WAL
+// on the way of the server. There is no backup to recover from either then, since a
+// backup is one only when its WAL is archived. Acknowledged is from the slot's start on,
+// and so are commits before it, which nobody has: they are in the first backup, as is
+// everything that its copy has seen. Its own WAL it waits for in the repository, so it
+// cannot begin before what is received and come to its end. Hence from the first backup on
+// all that was acknowledged can be restored, whenever that was, and before it nothing
+// can, whatever is received. Not to acknowledge until then would help nobody: commits
+// would wait, and would be as lost with the server as they are now.
+func (r *Receiver) warnOfNoBackup(from streamStart) {
+	r.o.Log.Warn("no WAL that leads here is archived, so there is no backup either: what is acknowledged can be restored as soon as the first backup is taken",
+		"timeline", uint32(from.timeline), "from", from.lsn.String())
 }
 
 func segmentStart(lsn postgres.LSN, size int64) postgres.LSN { return lsn - lsn%postgres.LSN(size) }

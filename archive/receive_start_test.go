@@ -3,6 +3,7 @@ package archive
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -69,7 +70,7 @@ func TestSmallSegmentsAreReportedWithoutAPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	in := &inflow{r: &Receiver{o: ReceiveOptions{Directory: dir}, wake: make(chan struct{}, 1)}, queue: make(chan incoming, 64), timeline: 1,
+	in := &inflow{r: &Receiver{o: ReceiveOptions{Directory: dir}, wake: make(chan struct{}, 1), state: receiveState{clock: time.Now}}, queue: make(chan incoming, 64), timeline: 1,
 		id:   received.Identity{SystemID: 7, Major: 17, SegmentSize: size},
 		next: begin * size, durable: begin * size, reported: begin*size + unsyncedBytes} // what would be said is said already
 	for n := range uint64(20) {

@@ -3,11 +3,9 @@ package archive
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"runtime"
+	"time"
 
-	"github.com/pgbak/pgbak/internal/pause"
-	"github.com/pgbak/pgbak/internal/postgres"
-	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
 )
 
@@ -19,115 +17,57 @@ func (r *Receiver) rouse() {
 	}
 }
 
-// store puts what is complete into the repositories, until ctx ends.
-func (r *Receiver) store(ctx context.Context) {
-	wait := r.pace.store
-	for {
-		err := r.storeAll(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			r.o.Log.Warn("received WAL waits in the directory: it could not be stored in every repository",
-				"directory", r.o.Directory.Path(), "error", oneLine(err), "next-in", wait.String())
-			if pause.For(ctx, wait) != nil {
-				return
-			}
-			wait = min(2*wait, r.pace.storeTo)
-			continue
-		}
-		wait = r.pace.store
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.wake:
-		}
-	}
-}
+// errOfRepository is wrapped by the errors of the half that stores.
+var errOfRepository = errors.New("received WAL could not be stored in every repository")
 
-// storeAll pushes the complete files in the order in which PostgreSQL archives
-// them, and removes those that are stored. A file that is refused, or whose name
-// is taken by other content, stays and does not keep the others back.
-func (r *Receiver) storeAll(ctx context.Context) error {
-	id, err := r.o.Directory.Identity()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	files, err := r.o.Directory.Files(id.SegmentSize)
-	if err != nil {
-		return err
-	}
-	var failed error
-	for _, f := range files {
-		name := f.Name(id.SegmentSize)
-		if f.Kind == postgres.WALPartial || r.stored[name] {
-			continue
+// store puts what is complete into the repositories, until ctx ends. After something
+// has failed it is tried again later, all of it; what becomes complete meanwhile goes
+// at once where nothing has failed.
+func (r *Receiver) store(ctx context.Context) {
+	wait, run := r.pace.store, (*storeRun)(nil)
+	for ctx.Err() == nil {
+		if run == nil {
+			run = r.newStoreRun(ctx)
 		}
-		result, err := r.push(ctx, f, id)
-		for _, s := range result.Stored {
-			r.o.Log.Debug("received WAL is stored", "file", name, "repository", s.Repository, "bytes", s.RawSize, "stored", s.StoredSize,
-				"was-there", s.Outcome == repo.WALAlreadyThere)
-		}
-		switch {
-		case err == nil:
-			err = r.keep(f, id.SegmentSize)
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		}
-		failed = errors.Join(failed, err)
-		if err != nil && !errors.Is(err, ErrRefused) && !errors.Is(err, repo.ErrWALConflict) {
+		known := run.failures
+		err := run.do(ctx)
+		if ctx.Err() != nil {
 			break
 		}
-	}
-	return errors.Join(failed, r.removeLeft(files, id.SegmentSize))
-}
-
-func (r *Receiver) push(ctx context.Context, f postgres.WALFile, id received.Identity) (Result, error) {
-	if f.Kind == postgres.WALSegment {
-		if err := r.o.Directory.Settle(f, id); err != nil {
-			return Result{}, err
-		}
-	}
-	return r.o.Pusher.Push(ctx, r.o.Directory.Path(f.Name(id.SegmentSize)))
-}
-
-// keep takes a file that is stored now for the newest such segment, and removes the
-// one before. The newest stays: by it the next start knows where to go on, and the
-// next segment's summary takes from it the record that crosses their border.
-// Histories stay, they are small.
-func (r *Receiver) keep(stored postgres.WALFile, segmentSize int64) error {
-	r.stored[stored.Name(segmentSize)] = true
-	if stored.Kind != postgres.WALSegment {
-		return nil
-	}
-	old := r.newest
-	if old.Timeline == 0 {
-		r.newest = stored
-		return nil
-	}
-	if stored.Timeline < old.Timeline || stored.Timeline == old.Timeline && stored.Segment < old.Segment {
-		old = stored // it had been refused, and another one was stored meanwhile
-	} else {
-		r.newest = stored
-	}
-	delete(r.stored, old.Name(segmentSize))
-	return r.o.Directory.Remove(old, segmentSize)
-}
-
-// removeLeft removes what is left of the segments in which a timeline ended: the
-// next timeline's segment has all of it, and is stored.
-func (r *Receiver) removeLeft(files []postgres.WALFile, segmentSize int64) error {
-	for _, f := range files {
-		if f.Kind == postgres.WALPartial && f.Timeline < r.newest.Timeline && f.Segment <= r.newest.Segment {
-			if err := r.o.Directory.Remove(f, segmentSize); err != nil {
-				return err
+		if err == nil {
+			run, wait = nil, r.pace.store
+			select {
+			case <-ctx.Done():
+			case <-r.wake:
 			}
+			continue
+		}
+		if run.failures > known {
+			r.state.failed(err)
+			r.o.Log.Warn("received WAL waits in the directory: it could not be stored in every repository",
+				"directory", r.o.Directory.Path(), "error", oneLine(err), "next-in", wait.String())
+		}
+		if run.retry == nil {
+			run.retry = time.NewTimer(wait)
+			wait = min(2*wait, r.pace.storeTo)
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.wake:
+		case <-run.retry.C:
+			run = nil
 		}
 	}
-	return nil
+}
+
+// storeAll pushes what is complete now, once.
+func (r *Receiver) storeAll(ctx context.Context) error { return r.newStoreRun(ctx).do(ctx) }
+
+func (r *Receiver) processes() int {
+	if r.o.Processes > 0 {
+		return r.o.Processes
+	}
+	return runtime.GOMAXPROCS(0)
 }
 
 // keptOpen makes targets that open their repository once; only a failure to do so

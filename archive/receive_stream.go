@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/pause"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
@@ -26,6 +28,8 @@ const (
 type inflow struct {
 	r        *Receiver
 	stream   *server.WALStream
+	report   *reporter
+	asked    chan struct{} // the server wants an answer, which should not wait for the disk
 	id       received.Identity
 	timeline postgres.Timeline
 	queue    chan incoming
@@ -36,11 +40,10 @@ type inflow struct {
 	// durable is the position before which everything is durable, all of it in the
 	// directory or further on. It is what the server is told.
 	durable  postgres.LSN
-	reported postgres.LSN
+	reported postgres.LSN      // what it was told last
 	segment  *received.Segment // nil between two
 	written  int               // bytes since the last sync
 	silent   int               // reports since the last message
-	full     bool              // the disk was
 }
 
 type incoming struct {
@@ -64,26 +67,30 @@ func (r *Receiver) stream(ctx context.Context, conn *server.ReplicationConn, id 
 		return next, nil
 	}
 	r.o.Log.Info("receiving WAL", "timeline", uint32(from.timeline), "from", from.lsn.String(), "slot", r.o.Slot, "directory", r.o.Directory.Path())
-	in := &inflow{r: r, stream: stream, id: id, timeline: from.timeline, next: from.lsn, durable: from.lsn,
+	r.streamed = true
+	r.state.streams(from)
+	in := &inflow{r: r, stream: stream, report: &reporter{stream: stream, clock: r.o.Clock}, asked: make(chan struct{}, 1),
+		id: id, timeline: from.timeline, next: from.lsn, durable: from.lsn,
 		queue: make(chan incoming, queuedMessages), tick: time.NewTicker(r.pace.status)}
 	defer in.tick.Stop()
-	left, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		in.read(left)
-	}()
+	left := make(chan struct{})
+	var reader, keeper sync.WaitGroup
+	reader.Go(func() { in.read(left) })
+	keeper.Go(func() { in.keepAlive(left) })
 	err = in.run(ctx)
 	if in.segment != nil {
 		in.segment.Close()
 	}
 	close(left)
 	if errors.Is(err, errTimelineEnded) {
-		<-ended
+		reader.Wait()
+		keeper.Wait()
 		next, err = in.end(ctx)
 		return next, err
 	}
 	stream.Abort()
-	<-ended
+	reader.Wait()
+	keeper.Wait()
 	return nil, r.explainStart(err, from)
 }
 
@@ -103,6 +110,12 @@ func (r *Receiver) explainStart(err error, from streamStart) error {
 func (in *inflow) read(left <-chan struct{}) {
 	for {
 		m, err := in.stream.Receive()
+		if err == nil {
+			in.r.state.hear(m)
+		}
+		if m.ReplyWanted {
+			in.ask()
+		}
 		select {
 		case in.queue <- incoming{m, err}:
 		case <-left:
@@ -119,7 +132,7 @@ var errTimelineEnded = errors.New("the stream has ended")
 
 // run is the loop. It returns nil when ctx has ended and all was said.
 func (in *inflow) run(ctx context.Context) error {
-	if err := in.report(false); err != nil {
+	if err := in.tell(false); err != nil {
 		return err
 	}
 	for {
@@ -135,7 +148,7 @@ func (in *inflow) run(ctx context.Context) error {
 			if in.silent++; in.silent > in.r.pace.silence {
 				return fmt.Errorf("nothing was heard from the server for %s", time.Duration(in.silent)*in.r.pace.status)
 			}
-			if err := in.report(in.silent > in.r.pace.silence/2); err != nil {
+			if err := in.tell(in.silent > in.r.pace.silence/2); err != nil {
 				return err
 			}
 		}
@@ -145,8 +158,23 @@ func (in *inflow) run(ctx context.Context) error {
 // takeAll takes a message and those that have come behind it, up to a bound, and
 // makes all of them durable by one sync.
 func (in *inflow) takeAll(ctx context.Context, first incoming) error {
-	replyWanted, began := false, in.next
-	err := in.take(ctx, first, &replyWanted)
+	replyWanted, err, failed := in.keep(ctx, first)
+	if failed == nil && !errors.Is(err, received.ErrDiffers) && (replyWanted || in.durable != in.reported) {
+		failed = in.tell(false)
+	}
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
+}
+
+// keep is what the disk has to do for takeAll: err ends the stream, but what came
+// before it is kept, and the server may as well know; failed says why it was not.
+func (in *inflow) keep(ctx context.Context, first incoming) (replyWanted bool, err, failed error) {
+	in.r.state.works(true)
+	defer in.r.state.works(false)
+	began := in.next
+	err = in.take(ctx, first, &replyWanted)
 	// Not in.written: it begins anew with every segment, and these may be small.
 	for more := true; err == nil && more && in.next-began < unsyncedBytes; {
 		select {
@@ -157,18 +185,9 @@ func (in *inflow) takeAll(ctx context.Context, first incoming) error {
 		}
 	}
 	if errors.Is(err, received.ErrDiffers) {
-		return err
+		return replyWanted, err, nil
 	}
-	// What came before an error is kept, and the server may as well know.
-	if failed := in.sync(); failed != nil {
-		return errors.Join(err, failed)
-	}
-	if replyWanted || in.durable != in.reported {
-		if failed := in.report(false); failed != nil {
-			return errors.Join(err, failed)
-		}
-	}
-	return err
+	return replyWanted, err, in.sync()
 }
 
 func (in *inflow) take(ctx context.Context, m incoming, replyWanted *bool) error {
@@ -197,8 +216,8 @@ func (in *inflow) write(ctx context.Context, data []byte) error {
 		n, err := in.writeSome(data)
 		data, in.next, in.written = data[n:], in.next+postgres.LSN(n), in.written+n
 		switch {
-		case err == nil && in.full:
-			in.full = false
+		case err == nil && in.r.isFull():
+			in.r.state.change(func(s *ReceiveStatus) { s.DiskFull = false })
 			in.r.o.Log.Info("there is room for WAL again", "directory", in.r.o.Directory.Path())
 		case isFull(err):
 			if err := in.waitForRoom(ctx, err); err != nil {
@@ -244,31 +263,29 @@ func isFull(err error) bool {
 	return (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.Is(err, errNotDurable)
 }
 
-// waitForRoom waits a moment on a full disk. It keeps the connection alive by
-// saying what has been said before.
+// waitForRoom waits a moment on a full disk. The connection is kept alive meanwhile, see keepAlive.
 func (in *inflow) waitForRoom(ctx context.Context, cause error) error {
-	if !in.full {
-		in.full = true
+	if !in.r.isFull() {
+		in.r.state.change(func(s *ReceiveStatus) { s.DiskFull = true })
+		in.r.state.failed(cause)
 		in.r.o.Log.Error("the disk for received WAL is full: nothing more is acknowledged until there is room, and commits that wait for this receiver wait too",
 			"directory", in.r.o.Directory.Path(), "durable-up-to", in.durable.String(), "error", oneLine(cause))
 	}
 	if err := in.sync(); err != nil {
 		return err
 	}
-	again := time.NewTimer(in.r.pace.room)
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-again.C:
-			return nil
-		case <-in.tick.C:
-			if err := in.report(false); err != nil {
-				return err
-			}
+	if in.durable != in.reported {
+		if err := in.tell(false); err != nil {
+			return err
 		}
 	}
+	return pause.For(ctx, in.r.pace.room)
+}
+
+func (r *Receiver) isFull() bool {
+	r.state.mu.Lock()
+	defer r.state.mu.Unlock()
+	return r.state.now.DiskFull
 }
 
 // sync makes what is written durable.
@@ -283,10 +300,12 @@ func (in *inflow) sync() error {
 	return nil
 }
 
-// report tells the server what is durable.
-func (in *inflow) report(replyWanted bool) error {
+// tell tells the server what is durable.
+func (in *inflow) tell(replyWanted bool) error {
 	in.reported = in.durable
-	return in.stream.Report(in.durable, in.r.o.Clock(), replyWanted)
+	err := in.report.report(in.durable, replyWanted)
+	in.r.state.flushed(in.next, in.durable)
+	return err
 }
 
 // farewell ends a stream that could go on: what has come is written, the server
@@ -319,7 +338,7 @@ func (in *inflow) farewell() error {
 				continue
 			}
 			stopped = true
-			if err := errors.Join(in.sync(), in.report(false), in.stream.Stop()); err != nil {
+			if err := errors.Join(in.sync(), in.tell(false), in.report.stop()); err != nil {
 				return err
 			}
 		}

@@ -209,6 +209,7 @@ func TestReceivedWALIsTheServers(t *testing.T) {
 			first := c.Query(t, "SELECT pg_walfile_name(pg_current_wal_lsn())")
 			r := newReceiving(t, c, nil).begin(t)
 			r.says(t, "receiving WAL")
+			r.says(t, "no WAL that leads here is archived, so there is no backup either")
 			fill(t, c, 5)
 			caughtUp(t, c)
 			r.stop(t)

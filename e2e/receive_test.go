@@ -116,8 +116,9 @@ func loseServer(t *testing.T, major, round int) int {
 	h.Exec(t, "CREATE TABLE acknowledged (n int)")
 	pgtest.Pgbench(t, h.Cluster, "-i", "-q")
 	r := h.receive(t, pgtest.TempDir(t))
-	h.backup(t)
 	h.synchronous(t)
+	h.Exec(t, "INSERT INTO acknowledged VALUES (-1)") // before there is any backup, or WAL that is archived
+	h.backup(t)
 	acked := insertUntilItFails(t, h.Cluster, 3)
 	load := startLoad(t, h.Cluster)
 	for deadline := time.Now().Add(2 * time.Minute); acked.count() < 20 && time.Now().Before(deadline); {
@@ -153,7 +154,7 @@ func loseServer(t *testing.T, major, round int) int {
 	if o := r.end(); !killed && o.code != codeOK {
 		t.Fatalf("archive-receive ended with %d:\n%s", o.code, o.stderr)
 	}
-	h.findAll(t, r.dir, acked.numbers)
+	h.findAll(t, r.dir, append([]int{-1}, acked.numbers...))
 	return len(acked.numbers)
 }
 

@@ -3,25 +3,22 @@ package agent
 import (
 	"cmp"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/pgbak/pgbak/archive"
+	"github.com/pgbak/pgbak/internal/monitor"
 	"github.com/pgbak/pgbak/repo"
 )
 
-// Metrics counts what an agent did, and writes it in Prometheus' text format. The
-// zero value is ready; safe for concurrent use.
+// Metrics counts what an agent did. The zero value is ready; safe for concurrent use.
 type Metrics struct {
 	mu     sync.Mutex
-	values map[sample]float64
+	values map[sample]monitor.Sample
 }
 
 // sample is one line of the exposition, without its value.
@@ -30,21 +27,9 @@ type sample struct {
 	labels string // as they are written, without the braces
 }
 
-// Family is a metric that is measured when it is asked for.
-type Family struct {
-	Name, Kind, Help string
-	Samples          []Sample
-}
-
-// Sample is one value of a family; Labels are names and values in turn.
-type Sample struct {
-	Labels []string
-	Value  float64
-}
-
 // families are those that are counted here, in the order in which they are written.
-func families() []Family {
-	return []Family{
+func families() []monitor.Family {
+	return []monitor.Family{
 		{Name: "pgbak_agent_push_requests_total", Kind: "counter", Help: "Calls of archive-push."},
 		{Name: "pgbak_agent_push_errors_total", Kind: "counter", Help: "Those that failed, by the exit code that the error has by itself."},
 		{Name: "pgbak_agent_push_seconds_total", Kind: "counter", Help: "Their time, waiting for their turn included."},
@@ -65,9 +50,10 @@ func (m *Metrics) add(family string, value float64, labels ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.values == nil {
-		m.values = map[sample]float64{}
+		m.values = map[sample]monitor.Sample{}
 	}
-	m.values[sample{family, labelText(labels)}] += value
+	of := sample{family, monitor.LabelText(labels)}
+	m.values[of] = monitor.Sample{Labels: labels, Value: m.values[of].Value + value}
 }
 
 // pushed counts a request.
@@ -118,47 +104,17 @@ func (m *Metrics) fetched(stanza string, got archive.Got, file *os.File, took ti
 	}
 }
 
-// Write writes what was counted, and the families that were measured just now.
-func (m *Metrics) Write(w io.Writer, measured ...Family) error {
+// Families gives what was counted.
+func (m *Metrics) Families() []monitor.Family {
 	m.mu.Lock()
-	counted := maps.Clone(m.values)
-	m.mu.Unlock()
-	var text strings.Builder
-	for _, f := range families() {
-		writeHead(&text, f)
-		for _, s := range slices.SortedFunc(maps.Keys(counted), func(a, b sample) int { return cmp.Compare(a.labels, b.labels) }) {
+	defer m.mu.Unlock()
+	all := families()
+	for i, f := range all {
+		for _, s := range slices.SortedFunc(maps.Keys(m.values), func(a, b sample) int { return cmp.Compare(a.labels, b.labels) }) {
 			if s.family == f.Name {
-				writeSample(&text, f.Name, s.labels, counted[s])
+				all[i].Samples = append(all[i].Samples, m.values[s])
 			}
 		}
 	}
-	for _, f := range measured {
-		writeHead(&text, f)
-		for _, s := range f.Samples {
-			writeSample(&text, f.Name, labelText(s.Labels), s.Value)
-		}
-	}
-	_, err := io.WriteString(w, text.String())
-	return err
-}
-
-func writeHead(w *strings.Builder, f Family) {
-	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", f.Name, f.Help, f.Name, f.Kind)
-}
-
-func writeSample(w *strings.Builder, name, labels string, value float64) {
-	if labels != "" {
-		labels = "{" + labels + "}"
-	}
-	fmt.Fprintf(w, "%s%s %s\n", name, labels, strconv.FormatFloat(value, 'g', -1, 64))
-}
-
-// labelText writes names and values in turn, values in the format's quotes.
-func labelText(labels []string) string {
-	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
-	var pairs []string
-	for i := 0; i+1 < len(labels); i += 2 {
-		pairs = append(pairs, labels[i]+`="`+escape.Replace(labels[i+1])+`"`)
-	}
-	return strings.Join(pairs, ",")
+	return all
 }

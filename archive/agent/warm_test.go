@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgbak/pgbak/internal/monitor"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/faulty"
@@ -190,7 +191,7 @@ func TestMetricsAreWrittenAsPrometheusReadsThem(t *testing.T) {
 	m.add("pgbak_agent_pushed_files_total", 2, "stanza", "a\"b\\c\nd", "repository", "r")
 	m.add("pgbak_agent_pushed_files_total", 1, "stanza", "a\"b\\c\nd", "repository", "r")
 	var b strings.Builder
-	if err := m.Write(&b, Family{"x", "gauge", "Help.", []Sample{{nil, 1.5}}}); err != nil {
+	if err := monitor.Write(&b, append(m.Families(), monitor.Family{Name: "x", Kind: "gauge", Help: "Help.", Samples: []monitor.Sample{{Value: 1.5}}})...); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{

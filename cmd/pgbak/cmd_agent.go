@@ -4,19 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/archive/agent"
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/monitor"
 )
 
 // drainTime is how long the agent goes on with what it accepted once it is told to
 // stop: less than the 30 s that Kubernetes and most supervisors give.
 const drainTime = 25 * time.Second
+
+// probeAge is for how long those who ask for readiness cost the storage nothing more.
+const probeAge = 10 * time.Second
 
 func (a *app) agentCommand() *cobra.Command {
 	ping := false
@@ -79,7 +81,7 @@ func (a *app) runAgent(ctx context.Context) error {
 	}
 	counted := &agent.Metrics{}
 	service := newAgentService(a, c, counted)
-	stopHealth, err := a.serveHealth(c.Agent.Listen, service, counted)
+	stopHealth, err := a.serveHealth("agent.listen", c.Agent.Listen, &monitor.Health{Probe: service.probe, Age: probeAge, Measure: service.measure, Clock: a.clock})
 	if err != nil {
 		return err
 	}
@@ -116,43 +118,3 @@ func (a *app) archiveProcesses(c *config) (int, error) {
 // requestsAtOnce is enough for every server: what waits for a batch that is on its
 // way counts too, and must not keep another server waiting.
 func requestsAtOnce(c *config, processes int) int { return max(processes, 4) * len(c.Stanzas) }
-
-// serveHealth answers by HTTP at address, if there is one, until stop is called.
-func (a *app) serveHealth(address string, service *agentService, counted *agent.Metrics) (stop func(), err error) {
-	if address == "" {
-		return func() {}, nil
-	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, &configError{fmt.Errorf("agent.listen: %w", err)}
-	}
-	health := &agent.Health{Probe: service.probe, Measure: service.measure, Metrics: counted, Clock: a.clock}
-	server := &http.Server{Handler: health, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			a.log.Error("health and metrics are not served any more", "error", err)
-		}
-	}()
-	return func() {
-		_ = server.Close()
-		<-done
-	}, nil
-}
-
-// notifySupervisor tells systemd, if it asked for that (Type=notify).
-func (a *app) notifySupervisor(state string) {
-	path := a.getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", path)
-	if err == nil {
-		_, err = conn.Write([]byte(state))
-		err = errors.Join(err, conn.Close())
-	}
-	if err != nil {
-		a.log.Warn("the supervisor could not be told", "state", state, "error", err)
-	}
-}

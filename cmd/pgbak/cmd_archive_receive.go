@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/hint"
+	"github.com/pgbak/pgbak/internal/monitor"
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
 )
@@ -16,8 +20,8 @@ const archiveReceiveName = "archive-receive"
 
 // receiveFlags are the flags of archive-receive as they were given.
 type receiveFlags struct {
-	directory, slot, name string
-	createSlot, acceptGap bool
+	directory, slot, name, listen string
+	createSlot, acceptGap         bool
 }
 
 func (a *app) archiveReceiveCommand() *cobra.Command {
@@ -36,7 +40,7 @@ synchronous_commit = on a commit then returns only when its WAL is safe, whateve
 happens to the server and its disk: 'pgbak restore --received DIRECTORY' brings
 it back. DIRECTORY is therefore on another disk than the server's, best on another
 host, and when it is full, commits wait. remote_apply is refused, for a receiver
-applies nothing.
+applies nothing; if it is set later, that is an error in the log and of readiness.
 
 The role needs REPLICATION, and pg_hba.conf a line for the database replication.
 The stanza's primary-connection is used if there is one, else connection; with
@@ -56,6 +60,7 @@ failover. archive_command may go on working at the same time.`,
 	flags.StringVar(&f.slot, "slot", "", "`NAME` of the replication slot, which keeps WAL on the server while nobody receives it")
 	flags.BoolVar(&f.createSlot, "create-slot", false, "create the slot if it does not exist")
 	flags.StringVar(&f.name, "name", "", "application `NAME` of the connection, which synchronous_standby_names refers to (default: the slot's)")
+	flags.StringVar(&f.listen, "listen", "", "`HOST:PORT` where health, readiness and metrics are told by HTTP (default: nowhere)")
 	flags.BoolVar(&f.acceptGap, "accept-gap", false, "go on behind WAL that the server has not got any more, and record the gap")
 	return cmd
 }
@@ -66,6 +71,11 @@ func (f receiveFlags) check() error {
 	}
 	if f.slot == "" {
 		return errors.New("--slot is missing")
+	}
+	if f.listen != "" {
+		if _, _, err := net.SplitHostPort(f.listen); err != nil {
+			return fmt.Errorf("--listen %q is not HOST:PORT", f.listen)
+		}
 	}
 	return server.CheckSlotName(f.slot)
 }
@@ -85,6 +95,10 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 	if f.name == "" {
 		f.name = f.slot
 	}
+	settings, err := sel.config.Archive.parse()
+	if err != nil {
+		return &configError{err}
+	}
 	pusher, err := a.pusher(pushing{config: sel.config, stanza: sel.stanza.Name, repositories: sel.repositories, processes: sel.processes,
 		log: a.log, open: a.openToPush(sel.stanza.Name)})
 	if err != nil {
@@ -101,10 +115,27 @@ func (a *app) archiveReceive(ctx context.Context, f receiveFlags) error {
 			return server.ConnectReplicationAs(ctx, dsn, f.name)
 		},
 		Inspect: func(ctx context.Context) (*server.Conn, error) { return server.Connect(ctx, dsn) },
-		Pusher:  pusher, Log: a.log, Clock: a.clock,
+		Pusher:  pusher, Processes: cmp.Or(settings.processes, sel.processes), Log: a.log, Clock: a.clock,
 	})
 	if err != nil {
 		return err
 	}
-	return receiver.Run(ctx)
+	return a.runReceiver(ctx, receiver, sel.stanza.Name, f)
+}
+
+// runReceiver receives until ctx ends, and tells meanwhile how that goes.
+func (a *app) runReceiver(ctx context.Context, receiver *archive.Receiver, stanza string, f receiveFlags) error {
+	health := &monitor.Health{Clock: a.clock, Probe: func(context.Context) error { return receiver.Status().Problem() },
+		Measure: func() []monitor.Family {
+			return append(receiveFamilies(receiver.Status(), stanza, f.slot), storageFamilies(a)...)
+		}}
+	stopHealth, err := a.serveHealth("--listen", f.listen, health)
+	if err != nil {
+		return err
+	}
+	defer stopHealth()
+	a.notifySupervisor("READY=1") // it waits for the server by itself
+	err = receiver.Run(ctx)
+	a.notifySupervisor("STOPPING=1")
+	return err
 }

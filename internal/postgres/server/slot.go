@@ -141,6 +141,15 @@ func (c *ReplicationConn) Show(ctx context.Context, setting string) (string, err
 	return r.optional(setting), r.err
 }
 
+// Show asks for a setting of the server, as this session sees it.
+func (c *Conn) Show(ctx context.Context, setting string) (string, error) {
+	r, err := c.one(ctx, "ask for "+setting, "SELECT current_setting("+quote(setting)+")")
+	if err != nil {
+		return "", err
+	}
+	return r.optional(setting), r.err
+}
+
 // IdleSlotTimeout is idle_replication_slot_timeout, "0" where the server has none.
 func (c *ReplicationConn) IdleSlotTimeout(ctx context.Context) (string, error) {
 	if c.version < idleSlotTimeoutSince {

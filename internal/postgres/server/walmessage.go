@@ -32,6 +32,8 @@ type WALMessage struct {
 	// of segments. Data is the receiver's own.
 	Start postgres.LSN
 	Data  []byte
+	// End is up to where the server has WAL to send, with WALData and WALAlive.
+	End postgres.LSN
 	// ReplyWanted asks for a status at once: the server would take silence for
 	// the end of the connection.
 	ReplyWanted bool
@@ -61,7 +63,8 @@ func parseWALMessage(data []byte) (WALMessage, error) {
 		if len(data) < walHeadSize {
 			return WALMessage{}, fmt.Errorf("%s: a message of WAL with %d bytes", receivingWAL, len(data))
 		}
-		m := WALMessage{Kind: WALData, Start: postgres.LSN(binary.BigEndian.Uint64(data[1:])), Data: append([]byte{}, data[walHeadSize:]...)}
+		m := WALMessage{Kind: WALData, Start: postgres.LSN(binary.BigEndian.Uint64(data[1:])), Data: append([]byte{}, data[walHeadSize:]...),
+			End: postgres.LSN(binary.BigEndian.Uint64(data[9:]))}
 		if uint64(m.Start) > math.MaxUint64-uint64(len(m.Data)) {
 			return WALMessage{}, fmt.Errorf("%s: %d bytes at the impossible position %s", receivingWAL, len(m.Data), m.Start)
 		}
@@ -70,7 +73,7 @@ func parseWALMessage(data []byte) (WALMessage, error) {
 		if len(data) != keepaliveSize || data[17] > 1 {
 			return WALMessage{}, fmt.Errorf("%s: a malformed keepalive of %d bytes", receivingWAL, len(data))
 		}
-		return WALMessage{Kind: WALAlive, ReplyWanted: data[17] == 1}, nil
+		return WALMessage{Kind: WALAlive, End: postgres.LSN(binary.BigEndian.Uint64(data[1:])), ReplyWanted: data[17] == 1}, nil
 	}
 	return WALMessage{}, fmt.Errorf("%s: a message of unknown kind %q", receivingWAL, data[0])
 }

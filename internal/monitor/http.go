@@ -1,4 +1,4 @@
-package agent
+package monitor
 
 import (
 	"context"
@@ -9,28 +9,25 @@ import (
 	"time"
 )
 
-// Health is what the agent says by HTTP: /healthz, that it is alive; /readyz,
-// whether it can work; /metrics. It shows no names but those of stanzas and
-// repositories, and changes nothing.
+// Health is what a process says by HTTP: /healthz, that it is alive; /readyz,
+// whether it can work; /metrics. It changes nothing, and there is no password: what
+// Probe and Measure tell must be fit for everybody.
 type Health struct {
-	// Probe looks whether all repositories can be used.
+	// Probe says why the process cannot work, nil if it can.
 	Probe func(ctx context.Context) error
-	// Measure gives what is measured when it is asked for; nil is nothing.
+	// Age is how long the outcome of a probe is told again, so that those who ask
+	// every second cost nothing more.
+	Age time.Duration
+	// Measure gives what is measured, when it is asked for.
 	Measure func() []Family
-	Metrics *Metrics
 	Clock   func() time.Time
 
 	mu    sync.Mutex
 	probe *probe
 }
 
-const (
-	// probeAge is how long the outcome of a probe is told again: those who ask every
-	// second cost the storage nothing more.
-	probeAge = 10 * time.Second
-	// probePatience is for how long who asks waits: less than a kubelet does.
-	probePatience = 700 * time.Millisecond
-)
+// probePatience is for how long who asks waits: less than a kubelet does.
+const probePatience = 700 * time.Millisecond
 
 type probe struct {
 	done chan struct{}
@@ -56,24 +53,20 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintln(w, "ready")
 	case "/metrics":
-		var measured []Family
-		if h.Measure != nil {
-			measured = h.Measure()
-		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		_ = h.Metrics.Write(w, measured...)
+		_ = Write(w, h.Measure()...)
 	default:
 		http.NotFound(w, r)
 	}
 }
 
 // ready tells the outcome of the newest probe, which is begun where the last is old.
-// A probe that takes long (a repository that is away is tried for a while) leaves
+// A probe that takes long (what is away is tried for a while) leaves
 // the word to the one before it.
 func (h *Health) ready(ctx context.Context) error {
 	h.mu.Lock()
 	p, now := h.probe, h.Clock()
-	if p == nil || isDone(p.done) && (now.Sub(p.at) > probeAge || now.Before(p.at)) {
+	if p == nil || isDone(p.done) && (now.Sub(p.at) > h.Age || now.Before(p.at)) {
 		p = &probe{done: make(chan struct{}), at: now, last: p}
 		h.probe = p
 		go func() {
@@ -100,4 +93,13 @@ func (h *Health) ready(ctx context.Context) error {
 	return errUnproven
 }
 
-var errUnproven = errors.New("the repositories have not answered yet")
+var errUnproven = errors.New("what it needs has not answered yet")
+
+func isDone(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}

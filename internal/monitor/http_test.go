@@ -1,4 +1,4 @@
-package agent
+package monitor
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func ask(h http.Handler, method, path string) (int, string) {
 func TestHealthAndReadiness(t *testing.T) {
 	var later atomic.Int64
 	probes, answers := make(chan struct{}, 10), make(chan error, 10)
-	h := &Health{Metrics: &Metrics{}, Clock: func() time.Time { return time.Unix(later.Load(), 0) },
+	h := &Health{Age: 10 * time.Second, Measure: func() []Family { return []Family{{Name: "things_total", Kind: "counter", Help: "Things."}} }, Clock: func() time.Time { return time.Unix(later.Load(), 0) },
 		Probe: func(context.Context) error {
 			probes <- struct{}{}
 			return <-answers
@@ -32,12 +32,12 @@ func TestHealthAndReadiness(t *testing.T) {
 		}
 	}
 	want("/healthz", 200, "alive")
-	want("/metrics", 200, "# TYPE pgbak_agent_pushed_files_total counter")
+	want("/metrics", 200, "# TYPE things_total counter")
 	want("/nothing", 404, "")
 	if code, _ := ask(h, http.MethodPost, "/healthz"); code != 405 {
 		t.Errorf("POST: %d", code)
 	}
-	want("/readyz", 503, "have not answered yet") // after a short while
+	want("/readyz", 503, "has not answered yet") // after a short while
 	<-probes
 	answers <- nil
 	want("/readyz", 200, "ready")
