@@ -33,8 +33,11 @@ type Reach struct {
 	first, next uint64
 }
 
+// maxReaches bounds the ways that are followed from each backup.
+const maxReaches = 8
+
 // reaches are those of all backups that can be used or looked at.
-func (a *held) reaches(c *repo.Catalog, newest walWay) []BackupReach {
+func (a *held) reaches(c *repo.Catalog, ways []wayJudge) []BackupReach {
 	var out []BackupReach
 	for _, b := range c.Backups {
 		h := b.Header
@@ -42,9 +45,10 @@ func (a *held) reaches(c *repo.Catalog, newest walWay) []BackupReach {
 			continue
 		}
 		r := BackupReach{Label: b.Label, Own: a.reach(a.way(h.Timeline), h)}
-		if newest.history.Timeline != h.Timeline && newest.history.Contains(h.Timeline, h.Stop.LSN) {
-			along := a.reach(newest, h)
-			r.Newest = &along
+		for _, w := range ways[len(ways)-min(len(ways), maxReaches):] {
+			if w.history.Timeline != h.Timeline && w.history.Contains(h.Timeline, h.Stop.LSN) {
+				r.Others = append(r.Others, a.reach(w.walWay, h))
+			}
 		}
 		out = append(out, r)
 	}
@@ -123,8 +127,13 @@ type endPlace struct {
 func (l *IdentityLedger) ends() (places map[endPlace][]*Reach, order []endPlace) {
 	places = map[endPlace][]*Reach{}
 	for i := range slices.Backward(l.Backups) {
-		for _, r := range []*Reach{&l.Backups[i].Own, l.Backups[i].Newest} {
-			if r == nil || r.Last == "" {
+		b := &l.Backups[i]
+		all := []*Reach{&b.Own}
+		for k := range b.Others {
+			all = append(all, &b.Others[k])
+		}
+		for _, r := range all {
+			if r.Last == "" {
 				continue
 			}
 			p := endPlace{r.way.timelineOf(r.next - 1), r.next}

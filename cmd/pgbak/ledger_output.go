@@ -19,6 +19,7 @@ import (
 // ledgerInfo is a part of an identity.
 type ledgerInfo struct {
 	Newest           uint32         `json:"newest-timeline"`
+	Timelines        []uint32       `json:"timelines"`
 	Gaps             []gapInfo      `json:"gaps"`
 	Conflicts        []conflictInfo `json:"conflicts"`
 	Foreign          []foreignInfo  `json:"foreign,omitempty"`
@@ -32,6 +33,7 @@ type gapInfo struct {
 	Last     string     `json:"last"`
 	Segments uint64     `json:"segments"`
 	Status   string     `json:"status"` // open, closed, acknowledged, aside
+	OpenOn   []uint32   `json:"open-on,omitempty"`
 	Dropped  bool       `json:"dropped"`
 	Recent   bool       `json:"recent"`
 	ClosedBy repo.Label `json:"closed-by,omitempty"`
@@ -49,6 +51,7 @@ type conflictInfo struct {
 	File     string     `json:"file"`
 	Timeline uint32     `json:"timeline"`
 	Status   string     `json:"status"`
+	OpenOn   []uint32   `json:"open-on,omitempty"`
 	Archived string     `json:"archived,omitempty"`
 	Refused  string     `json:"refused,omitempty"`
 	Host     string     `json:"host,omitempty"`
@@ -85,12 +88,12 @@ type reachInfo struct {
 }
 
 func newLedgerInfo(l archive.IdentityLedger) ledgerInfo {
-	info := ledgerInfo{Newest: uint32(l.Newest), Gaps: []gapInfo{}, Conflicts: []conflictInfo{}}
+	info := ledgerInfo{Newest: uint32(l.Newest), Timelines: numbers(l.Timelines), Gaps: []gapInfo{}, Conflicts: []conflictInfo{}}
 	for _, g := range l.Gaps {
 		info.Gaps = append(info.Gaps, newGapInfo(l, g))
 	}
 	for _, c := range l.Conflicts {
-		info.Conflicts = append(info.Conflicts, conflictInfo{string(c.Kind), c.First, uint32(c.Timeline), string(c.Standing), c.Archived, c.Refused,
+		info.Conflicts = append(info.Conflicts, conflictInfo{string(c.Kind), c.First, uint32(c.Timeline), string(c.Standing), numbers(c.OpenOn), c.Archived, c.Refused,
 			c.Host, c.Path, c.Time, c.Message, c.ClosedBy, newNotes(c.Notes)})
 	}
 	for _, f := range l.Foreign {
@@ -99,15 +102,21 @@ func newLedgerInfo(l archive.IdentityLedger) ledgerInfo {
 	for _, d := range l.Damaged {
 		info.DamagedHistories = append(info.DamagedHistories, damagedInfo{uint32(d.Timeline), oneLine(d.Err.Error())})
 	}
-	for _, tli := range l.NoHistory {
-		info.NoHistory = append(info.NoHistory, uint32(tli))
-	}
+	info.NoHistory = numbers(l.NoHistory)
 	return info
+}
+
+func numbers(timelines []postgres.Timeline) []uint32 {
+	var out []uint32
+	for _, tli := range timelines {
+		out = append(out, uint32(tli))
+	}
+	return out
 }
 
 func newGapInfo(l archive.IdentityLedger, g archive.Gap) gapInfo {
 	return gapInfo{uint32(g.Timeline), l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), g.Count(), string(g.Standing),
-		g.IsDropped, g.IsRecent, g.ClosedBy, newNotes(g.Notes)}
+		numbers(g.OpenOn), g.IsDropped, g.IsRecent, g.ClosedBy, newNotes(g.Notes)}
 }
 
 func newNotes(events []repo.WALEvent) []noteInfo {
@@ -127,8 +136,8 @@ func newReaches(l *archive.Ledger, label repo.Label) []reachInfo {
 				continue
 			}
 			out = append(out, newReachInfo(b.Own))
-			if b.Newest != nil {
-				out = append(out, newReachInfo(*b.Newest))
+			for _, r := range b.Others {
+				out = append(out, newReachInfo(r))
 			}
 		}
 	}
