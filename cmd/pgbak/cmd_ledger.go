@@ -20,13 +20,15 @@ import (
 
 func (a *app) ledgerCommand() *cobra.Command {
 	var output outputFlag
-	full := false
+	var how ledgerOptions
 	cmd := &cobra.Command{
 		Use:   "ledger",
 		Short: "Show which WAL is archived, what is missing, and how far recovery gets",
 		Long: `ledger shows for each repository and timeline which WAL is there, every gap
 and conflict with what became of it, and how far recovery gets from each backup.
 A gap is open until a backup is taken behind it or a person acknowledges it.
+Which timeline the server is on is not asked, and gaps are judged for each that it may
+be on; --timeline says it, and what lies beside the way to it is aside.
 
 What is marked as complete is not listed. With --full every segment is, which
 takes a request for each thousand on S3, and the marks are compared: a
@@ -36,11 +38,12 @@ difference is damage.`,
 			if err := output.check(); err != nil {
 				return err
 			}
-			return a.ledger(cmd.Context(), output, full)
+			return a.ledger(cmd.Context(), output, how)
 		},
 	}
 	output.add(cmd)
-	cmd.Flags().BoolVar(&full, "full", false, "list every segment, and compare the marks with that")
+	cmd.Flags().Uint32Var(&how.timeline, "timeline", 0, "judge gaps and conflicts for a server on timeline `N`")
+	cmd.Flags().BoolVar(&how.full, "full", false, "list every segment, and compare the marks with that")
 	cmd.AddCommand(a.acknowledgeCommand())
 	return cmd
 }
@@ -62,7 +65,12 @@ type ledgerBackup struct {
 	Recoverable []reachInfo `json:"recoverable"`
 }
 
-func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
+type ledgerOptions struct {
+	full     bool
+	timeline uint32 // 0 is unknown
+}
+
+func (a *app) ledger(ctx context.Context, output outputFlag, how ledgerOptions) error {
 	sel, err := a.selected()
 	if err != nil {
 		return err
@@ -75,7 +83,7 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 			return err
 		}
 		c, err := o.stanza.Catalog(ctx)
-		if err == nil && full {
+		if err == nil && how.full {
 			err = compareMarks(ctx, o.stanza, c)
 			if errors.Is(err, repo.ErrDamaged) {
 				lies, err = errors.Join(lies, fmt.Errorf("repository %q: %w", rc.Name, err)), nil
@@ -84,7 +92,7 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 		if err != nil {
 			return fmt.Errorf("repository %q: %w", rc.Name, err)
 		}
-		result.Repositories = append(result.Repositories, newLedgerRepository(rc.Name, c, a.readLedger(ctx, o.stanza, c)))
+		result.Repositories = append(result.Repositories, newLedgerRepository(rc.Name, c, a.readLedger(ctx, o.stanza, c, postgres.Timeline(how.timeline))))
 	}
 	if err := output.print(a, result, result.text); err != nil {
 		return err
@@ -93,9 +101,9 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 }
 
 // readLedger works out the ledger and reads the ends of WAL. What cannot be read
-// stays unknown.
-func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog) *archive.Ledger {
-	l := archive.NewLedger(c, 0)
+// stays unknown. current is the timeline that the server is on, 0 if that is unknown.
+func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog, current postgres.Timeline) *archive.Ledger {
+	l := archive.NewLedger(c, current)
 	for _, err := range l.ReadEnds(ctx, s) {
 		a.log.Warn("the last commit that can be recovered is unknown", "stanza", s.Name(), "cause", err)
 	}
@@ -165,7 +173,7 @@ func (r ledgerResult) text() string {
 		fmt.Fprintf(&b, "\n    repository: %s\n", repository.Name)
 		for _, id := range repository.Identities {
 			fmt.Fprintf(&b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
-			id.writeWAL(&b)
+			id.writeWAL(&b, 0)
 		}
 		for _, backup := range repository.Backups {
 			fmt.Fprintf(&b, "\n        backup: %s\n", backup.Label)

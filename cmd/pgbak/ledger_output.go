@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pgbak/pgbak/archive"
@@ -155,78 +154,8 @@ func newReachInfo(r archive.Reach) reachInfo {
 	return info
 }
 
-// text is a line or two for people.
-func (g gapInfo) text() string {
-	what := fmt.Sprintf("timeline %d: %s to %s (%d segments): %s", g.Timeline, g.First, g.Last, g.Segments, g.Status)
-	switch g.Status {
-	case string(archive.Open):
-		what += ", a new backup is needed"
-		if g.Recent {
-			what = strings.Replace(what, ", a new backup is needed", ", or still on its way", 1)
-		}
-	case string(archive.Closed):
-		what += " by backup " + string(g.ClosedBy)
-	case string(archive.Aside):
-		what += ", on a branch that the newest timeline has left"
-	}
-	if g.Dropped {
-		what += "; dropped because of archive.queue-max"
-	}
-	return what + notesText(g.Notes)
-}
-
-func notesText(notes []noteInfo) string {
-	text := ""
-	for _, n := range notes {
-		text += fmt.Sprintf("; acknowledged %s by %s: %s", timeText(n.Time), n.By, oneLine(n.Note))
-	}
-	return text
-}
-
-func (c conflictInfo) text() string {
-	what := "another content of " + c.File + " was refused"
-	if c.Host != "" || c.Path != "" {
-		what += fmt.Sprintf(", from %s:%s", c.Host, c.Path)
-	}
-	what += fmt.Sprintf(", first at %s: %s", timeText(c.Time), c.Status)
-	if c.Message != "" {
-		what += "; " + oneLine(c.Message)
-	}
-	return what + notesText(c.Notes)
-}
-
-func (f foreignInfo) text() string {
-	return fmt.Sprintf("WAL of system identifier %s was refused, from %s:%s, first at %s", f.SystemID, f.Host, f.Path, timeText(f.Time))
-}
-
-func (l ledgerInfo) writeText(b *strings.Builder) {
-	for _, g := range l.Gaps {
-		fmt.Fprintf(b, "            wal gap (%s)\n", oneLine(g.text()))
-	}
-	for _, c := range l.Conflicts {
-		fmt.Fprintf(b, "            wal %s (%s)\n", strings.ReplaceAll(c.Kind, "-", " "), oneLine(c.text()))
-	}
-	for _, f := range l.Foreign {
-		fmt.Fprintf(b, "            foreign wal (%s)\n", oneLine(f.text()))
-	}
-	for _, d := range l.DamagedHistories {
-		fmt.Fprintf(b, "            history of timeline %d cannot be read: %s\n", d.Timeline, d.Error)
-	}
-	for _, tli := range l.NoHistory {
-		fmt.Fprintf(b, "            history of timeline %d is not in the archive\n", tli)
-	}
-}
-
-func (r reachInfo) text() string {
-	text := fmt.Sprintf("timeline %d to %s", r.Timeline, r.LSN)
-	if r.Time != nil {
-		text += ", last commit " + timeText(*r.Time)
-	}
-	if r.Gap {
-		text += ", where " + r.Missing + " is missing"
-	}
-	return text
-}
+// maxProblems bounds the gaps and the conflicts that check tells of one by one.
+const maxProblems = 20
 
 // ledgerProblems are what check says of the WAL of the identity that archives now.
 // unread is why not all events could be read: one of them may be of a conflict.
@@ -236,7 +165,13 @@ func ledgerProblems(repository string, l archive.IdentityLedger, unread error) [
 		err := fmt.Errorf("repository %q: %w", repository, fmt.Errorf(format, args...))
 		out = append(out, readiness.Problem{Error: hint.Wrap(err, "%s", advice), Fatal: fatal})
 	}
-	for _, g := range l.OpenGaps() {
+	open := l.OpenGaps()
+	for i, g := range open {
+		if i == maxProblems {
+			problem(true, "'pgbak ledger' shows them all; a new backup closes those before it.", "%d more runs of WAL are missing in the archive, the last of them %s to %s",
+				len(open)-i, l.Name(open[len(open)-1].Timeline, open[len(open)-1].First), l.Name(open[len(open)-1].Timeline, open[len(open)-1].Last))
+			break
+		}
 		first, last, why := l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), ""
 		if g.IsDropped {
 			why = "; archive-push gave them up because of archive.queue-max"
@@ -244,10 +179,15 @@ func ledgerProblems(repository string, l archive.IdentityLedger, unread error) [
 		problem(true, fmt.Sprintf("push them if a server still has them in pg_wal; else take a new backup, behind which recovery is possible again, or, if the loss is known, run 'pgbak ledger acknowledge %s %s --note TEXT'.", first, last),
 			"WAL from %s to %s (%d segments) is missing in the archive, and recovery from older backups ends there%s", first, last, g.Count(), why)
 	}
-	for _, c := range l.OpenConflicts() {
+	conflicts := l.OpenConflicts()
+	for i, c := range conflicts {
+		if i == maxProblems {
+			problem(true, "'pgbak ledger' shows them all.", "%d more files were refused because another content has their name", len(conflicts)-i)
+			break
+		}
 		info := newLedgerInfo(archive.IdentityLedger{Identity: l.Identity, Conflicts: []archive.Conflict{c}}).Conflicts[0]
 		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", oneLine(c.First), oneLine(c.Last)),
-			"%s", info.text())
+			"%s", info.text(nil))
 	}
 	if unread != nil {
 		problem(true, "let the user who runs pgbak read them; move a damaged object away: what it told is lost, and a gap may have to be acknowledged again.",
