@@ -35,9 +35,14 @@ func (s *Stanza) ListedWALRanges(ctx context.Context, id Identity, first, last p
 }
 
 func (s *Stanza) rangesWith(ctx context.Context, id Identity, marks walMarks) ([]WALRange, error) {
+	out, _, err := s.rangesAndStrays(ctx, id, marks)
+	return out, err
+}
+
+func (s *Stanza) rangesAndStrays(ctx context.Context, id Identity, marks walMarks) ([]WALRange, Strays, error) {
 	w := s.newWALWalk(id, marks)
 	err := w.run(ctx)
-	return w.out, err
+	return w.out, w.strays, err
 }
 
 // walWalk goes over an identity's segments in order and keeps only the runs.
@@ -49,6 +54,7 @@ type walWalk struct {
 	last   postgres.WALFile // where the walk ends; of timeline 0: nowhere
 	out    []WALRange
 	wrong  []WALRange // marked, but not there at one end
+	strays Strays     // among what was listed
 	limit  int        // keys to list at most; 0 is without limit
 	listed int
 }
@@ -89,7 +95,7 @@ func (w *walWalk) run(ctx context.Context) error {
 // segment is the first thing listed.
 func (w *walWalk) list(ctx context.Context, over *WALRange) (next *WALRange, isThere bool, err error) {
 	isThere = over == nil
-	for f, err := range w.stanza.listWAL(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after) {
+	for f, err := range w.stanza.listWALBeside(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after, w.strays.add) {
 		if err != nil {
 			return nil, true, err
 		}

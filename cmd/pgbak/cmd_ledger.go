@@ -58,6 +58,7 @@ type ledgerRepository struct {
 	Name       string         `json:"name"`
 	Identities []identityInfo `json:"identities"`
 	Backups    []ledgerBackup `json:"backups"`
+	Strays     *straysInfo    `json:"unknown-objects,omitempty"`
 }
 
 type ledgerBackup struct {
@@ -101,12 +102,17 @@ func (a *app) ledger(ctx context.Context, output outputFlag, how ledgerOptions) 
 }
 
 // readLedger works out the ledger and reads the ends of WAL. What cannot be read
-// stays unknown. current is the timeline that the server is on, 0 if that is unknown.
+// stays unknown. It adds to the catalogue what lies beside the WAL. current is the timeline that the server is on, 0 if that is unknown.
 func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog, current postgres.Timeline) *archive.Ledger {
 	l := archive.NewLedger(c, current)
 	for _, err := range l.ReadEnds(ctx, s) {
 		a.log.Warn("the last commit that can be recovered is unknown", "stanza", s.Name(), "cause", err)
 	}
+	beside, err := s.StrayWAL(ctx)
+	if err != nil {
+		a.log.Warn("what is not WAL in the archive is unknown", "stanza", s.Name(), "cause", err)
+	}
+	c.Strays = c.Strays.With(beside)
 	if c.UnreadEvents != nil {
 		a.log.Warn("events of the ledger cannot be read", "stanza", s.Name(), "cause", c.UnreadEvents)
 	}
@@ -117,12 +123,13 @@ func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog, c
 // catalogue has what is there in any case.
 func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	var listed []repo.WALRange
+	var strays repo.Strays
 	for _, id := range c.Identities {
-		ranges, err := s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{})
+		ranges, among, err := s.ListedWAL(ctx, id)
 		if err != nil {
 			return err
 		}
-		listed = append(listed, ranges...)
+		listed, strays = append(listed, ranges...), strays.With(among)
 	}
 	var lies error
 	for _, r := range c.WAL {
@@ -135,7 +142,7 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 				Err: fmt.Errorf("not all WAL from %s to %s is there, though it is marked as complete", l.Name(r.Timeline, r.First), l.Name(r.Timeline, r.Last))})
 		}
 	}
-	c.WAL = listed
+	c.WAL, c.Strays = listed, strays
 	return hint.Wrap(lies, "something other than pgbak has removed WAL: delete the marks under that key, they are made anew from what is there.")
 }
 
@@ -154,7 +161,7 @@ func identityNumbered(c *repo.Catalog, number int) repo.Identity {
 }
 
 func newLedgerRepository(name string, c *repo.Catalog, l *archive.Ledger) ledgerRepository {
-	r := ledgerRepository{Name: name, Identities: []identityInfo{}, Backups: []ledgerBackup{}}
+	r := ledgerRepository{Name: name, Identities: []identityInfo{}, Backups: []ledgerBackup{}, Strays: newStraysInfo(c.Strays)}
 	for i, id := range c.Identities {
 		r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL, l.Identities[i]))
 	}
@@ -175,6 +182,7 @@ func (r ledgerResult) text() string {
 			fmt.Fprintf(&b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
 			id.writeWAL(&b, 0)
 		}
+		repository.Strays.writeText(&b, 0)
 		for _, backup := range repository.Backups {
 			fmt.Fprintf(&b, "\n        backup: %s\n", backup.Label)
 			for _, reach := range backup.Recoverable {

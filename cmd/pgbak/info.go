@@ -37,6 +37,7 @@ type repositoryInfo struct {
 	Status     statusInfo     `json:"status"`
 	Identities []identityInfo `json:"identities"`
 	Backups    []backupInfo   `json:"backups"`
+	Strays     *straysInfo    `json:"unknown-objects,omitempty"`
 }
 
 type identityInfo struct {
@@ -115,6 +116,7 @@ func newRepositoryInfo(rc repositoryConfig, h holdings, err error) (repositoryIn
 			info.Recoverable = newReaches(h.ledger, b.Label)
 			r.Backups = append(r.Backups, info)
 		}
+		r.Strays = newStraysInfo(c.Strays)
 		err = judgeBackups(rc.Name, c.Backups, r.Backups)
 	}
 	r.Status = newStatus(err)
@@ -264,6 +266,7 @@ func (r repositoryInfo) writeText(b *strings.Builder, detail bool) {
 			}
 		}
 	}
+	r.Strays.writeText(b, infoLines)
 	for _, backup := range r.Backups {
 		if backup.Status == statusDamaged {
 			fmt.Fprintf(b, "\n        backup: %s\n            status: damaged (%s)\n", backup.Label, backup.Error)
