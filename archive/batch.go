@@ -128,7 +128,7 @@ type pushRun struct {
 	buffers *walBuffers
 
 	mu       sync.Mutex
-	queue    []string            // not yet begun
+	queue    []readyFile         // not yet begun
 	done     chan struct{}       // closed when answered
 	begun    map[string]bool     // in this run
 	missing  map[string][]string // by file: places that do not hold it, by word of the spool

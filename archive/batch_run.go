@@ -23,7 +23,7 @@ func (r *pushRun) run(ctx context.Context) (Result, error) {
 	patience, giveUp := context.WithTimeout(ctx, r.bounds.open)
 	defer giveUp()
 	r.patience = patience
-	r.beginFile(r.asked)
+	r.beginFile(readyFile{name: r.asked})
 	var workers sync.WaitGroup
 	for range r.processes() - 1 {
 		workers.Go(func() { r.pushAhead(ctx) })
@@ -60,7 +60,7 @@ func (r *pushRun) answer(ctx context.Context, err error) context.CancelFunc {
 // pushAsked pushes the file that PostgreSQL waits for.
 func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 	began := r.clock()
-	result, err := r.push(ctx, r.asked, nil)
+	result, err := r.push(ctx, readyFile{name: r.asked}, nil)
 	if err != nil && ctx.Err() == nil {
 		if warning, kept := r.keep(ctx, result.Failed, err); kept {
 			result.Warnings, result.Kept, err = append(result.Warnings, warning), true, nil
@@ -74,7 +74,7 @@ func (r *pushRun) pushAsked(ctx context.Context) (Result, error) {
 // pushAhead pushes what else is ready, file by file.
 func (r *pushRun) pushAhead(ctx context.Context) {
 	for ctx.Err() == nil {
-		name, ok := r.next()
+		file, ok := r.next()
 		if !ok && !r.more(ctx) {
 			return
 		}
@@ -82,7 +82,7 @@ func (r *pushRun) pushAhead(ctx context.Context) {
 			continue
 		}
 		began := r.clock()
-		result, err := r.push(ctx, name, r.patience)
+		result, err := r.push(ctx, file, r.patience)
 		if ctx.Err() != nil {
 			return
 		}
@@ -112,111 +112,6 @@ func (r *pushRun) more(ctx context.Context) bool {
 	return true
 }
 
-// again lets a file be begun once more in this run for the repositories that it
-// did not wait for. They come into question again once they are open.
-func (r *pushRun) again(result Result) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var missing []string
-	for _, f := range result.Failed {
-		if !errors.Is(f.Err, errNotAsked) {
-			return
-		}
-		for _, t := range r.targets {
-			if t.Name == f.Repository {
-				missing = append(missing, t.key)
-			}
-		}
-	}
-	if len(missing) > 0 {
-		r.missing[result.File], r.begun[result.File] = missing, false
-	}
-}
-
-// next gives the next file that a repository lacks which is not known to fail.
-func (r *pushRun) next() (string, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for refilled := false; ; {
-		if r.answered && (r.stop.Err() != nil || r.unsettle == nil && r.ahead >= r.bounds.files) {
-			return "", false
-		}
-		if len(r.queue) == 0 {
-			if refilled || !r.refill() {
-				return "", false
-			}
-			refilled = true
-			continue
-		}
-		name := r.queue[0]
-		r.queue = r.queue[1:]
-		lacking := r.lacking(r.missing[name])
-		if !slices.ContainsFunc(lacking, func(t *runTarget) bool { return !t.order.isBlocked(name) }) {
-			continue
-		}
-		r.beginFile(name)
-		if r.answered {
-			r.ahead++
-		}
-		return name, true
-	}
-}
-
-// beginFile is for files in their order.
-func (r *pushRun) beginFile(name string) {
-	r.begun[name] = true
-	for _, t := range r.targets {
-		t.order.begin(name)
-	}
-}
-
-// lacking gives those of the places that may be asked: all but those that failed,
-// and that take too long to open.
-func (r *pushRun) lacking(places []string) []*runTarget {
-	var lacking []*runTarget
-	for _, t := range r.targets {
-		if slices.Contains(places, t.key) && !t.isDown() && (t.isOpen() || r.patience.Err() == nil) {
-			lacking = append(lacking, t)
-		}
-	}
-	return lacking
-}
-
-// refill looks what is ready now. What no run has tried comes first: a repository
-// that has been away for long must not keep new WAL from the others. It needs r.mu.
-func (r *pushRun) refill() bool {
-	ready, err := filesReady(r.wal)
-	if err != nil {
-		return false // not called by a server, or not for its directory
-	}
-	if !r.cleaned {
-		r.cleaned = true
-		r.clean(ready)
-	}
-	var tried []string
-	for _, name := range ready {
-		if r.begun[name] {
-			continue
-		}
-		places, known := r.missing[name]
-		if !known {
-			a, err := r.spool.readAcknowledgement(name)
-			if err != nil {
-				r.missing[name] = r.places()
-				r.queue = append(r.queue, name)
-				continue
-			}
-			places = without(r.places(), r.holders(a))
-			r.missing[name] = places
-		}
-		if len(r.lacking(places)) > 0 {
-			tried = append(tried, name)
-		}
-	}
-	r.queue = append(r.queue, tried...)
-	return len(r.queue) > 0
-}
-
 // without gives the places that none of the holders is.
 func without(places []string, holders []holder) []string {
 	return slices.DeleteFunc(slices.Clone(places), func(place string) bool {
@@ -226,7 +121,8 @@ func without(places []string, holders []holder) []string {
 
 // push pushes a file to the repositories that lack it, and leaves word of those
 // that hold it. patience is nil for the file that was asked for.
-func (r *pushRun) push(ctx context.Context, name string, patience context.Context) (Result, error) {
+func (r *pushRun) push(ctx context.Context, f readyFile, patience context.Context) (Result, error) {
+	name := f.name
 	defer func() {
 		for _, t := range r.targets {
 			t.order.end(name, false, nil)
@@ -246,11 +142,11 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pushTo(ctx, name, r.asking(name, counting, patience))
+	o, err := r.pushTo(ctx, name, r.asking(f, counting, patience))
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pushTo(ctx, name, r.asking(name, nil, patience))
+		o, err = r.pushTo(ctx, name, r.asking(f, nil, patience))
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -272,20 +168,20 @@ func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget)
 }
 
 // asking gives the targets for a file that these hold.
-func (r *pushRun) asking(name string, holders []holder, patience context.Context) []PushTarget {
+func (r *pushRun) asking(f readyFile, holders []holder, patience context.Context) []PushTarget {
 	var asking []PushTarget
 	missing := without(r.places(), holders)
 	for _, t := range r.targets {
 		switch {
 		case !slices.Contains(missing, t.key):
-			t.order.end(name, false, nil)
+			t.order.end(f.name, false, nil)
 		case patience == nil:
-			asking = append(asking, t.forRun(name, nil))
-		case t.isDown():
+			asking = append(asking, t.forRun(f.name, nil))
+		case t.isDown() || slices.Contains(f.later, t.key):
 			asking = append(asking, PushTarget{Name: t.Name, Compression: t.Compression,
 				Open: func(context.Context) (*repo.Stanza, error) { return nil, errNotAsked }})
 		default:
-			asking = append(asking, t.forRun(name, patience.Done()))
+			asking = append(asking, t.forRun(f.name, patience.Done()))
 		}
 	}
 	return asking

@@ -270,26 +270,6 @@ func TestADeadRepositoryKeepsNothingFromTheOthers(t *testing.T) {
 	s.mustBeIn(t, b, segmentNumber(1), segmentNumber(201))
 }
 
-// TestNewWALGoesBeforeWhatWaitsForOneRepository that is back.
-func TestNewWALGoesBeforeWhatWaitsForOneRepository(t *testing.T) {
-	id := testIdentity(17)
-	first, second := newStanza(t, mem.New(), id), traced(mem.New())
-	back := newStanza(t, second, id)
-	s, spool := newServer(t, 6), newSpool(t)
-	if _, err := newTestBatch(t, spool, pushTo("a", first), PushTarget{Name: "b", Open: closedQuietly}).Push(t.Context(), s.path(segmentNumber(1))); err == nil {
-		t.Fatal("no error")
-	}
-	s.write(t, segmentNumber(7), segment(id, walFileOf(7)))
-	b := newTestBatch(t, spool, pushTo("a", first), pushTo("b", back))
-	b.Processes = 1
-	if _, err := b.Push(t.Context(), s.path(segmentNumber(1))); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := puts(second), append([]string{segmentNumber(1), segmentNumber(7)}, names(2, 6)...); !slices.Equal(got, want) {
-		t.Errorf("pushed were %q, want %q", got, want)
-	}
-}
-
 func TestARepositoryThatHangsWhileItIsOpenedKeepsNothingFromTheOthers(t *testing.T) {
 	first := traced(mem.New())
 	a := newStanza(t, first, testIdentity(17))

@@ -19,9 +19,12 @@ type Ledger struct {
 // IdentityLedger is the part of one identity.
 type IdentityLedger struct {
 	Identity repo.Identity
-	// Newest is the timeline on whose way gaps and conflicts matter: the one that
-	// the server is on, or the newest that the archive knows.
-	Newest    postgres.Timeline
+	// Newest is the timeline that the server is on, or the newest that the archive
+	// knows.
+	Newest postgres.Timeline
+	// Timelines are those that the server may be on, lowest first: gaps and conflicts
+	// matter on the way to each of them.
+	Timelines []postgres.Timeline
 	Runs      []repo.WALRange
 	Gaps      []Gap
 	Conflicts []Conflict
@@ -44,7 +47,7 @@ const (
 	Closed Standing = "closed"
 	// Acknowledged: a person knows of it.
 	Acknowledged Standing = "acknowledged"
-	// Aside: it is on a branch that the newest timeline does not lead over.
+	// Aside: it is on a branch that leads to no timeline that the server may be on.
 	Aside Standing = "aside"
 )
 
@@ -53,6 +56,8 @@ const (
 type Gap struct {
 	repo.WALRange
 	Standing Standing
+	// OpenOn are the timelines on whose way it is open.
+	OpenOn []postgres.Timeline
 	// ClosedBy is the first backup behind the gap.
 	ClosedBy repo.Label
 	// IsDropped tells that archive-push gave up at least a part of it, because of archive.queue-max.
@@ -67,15 +72,18 @@ type Gap struct {
 type Conflict struct {
 	repo.WALEvent
 	Standing Standing
+	OpenOn   []postgres.Timeline
 	ClosedBy repo.Label
 	Notes    []repo.WALEvent
 }
 
 // BackupReach is how far recovery gets from a backup.
 type BackupReach struct {
-	Label  repo.Label
-	Own    Reach  // on the backup's own timeline
-	Newest *Reach // along the way to the newest timeline; nil if that does not lead over the backup
+	Label repo.Label
+	Own   Reach // on the backup's own timeline
+	// Others are along the ways to the other timelines that the server may be on, as
+	// far as they lead over the backup; lowest first, at most the newest maxReaches.
+	Others []Reach
 }
 
 // recentSegments is how much WAL behind a gap makes it old: a batch of
@@ -83,7 +91,7 @@ type BackupReach struct {
 const recentSegments = 64
 
 // NewLedger works out the ledger. current is the timeline that the server is on, of
-// the newest identity; 0 is unknown.
+// the newest identity; with 0, unknown, no gap is aside that may matter to it.
 func NewLedger(c *repo.Catalog, current postgres.Timeline) *Ledger {
 	l := &Ledger{}
 	for i, id := range c.Identities {
@@ -129,15 +137,17 @@ func newIdentityLedger(c *repo.Catalog, id repo.Identity, current postgres.Timel
 			}
 		}
 	}
-	way := a.way(l.Newest)
-	closers := a.closers(c, way)
-	l.Gaps = a.gaps(way, closers, given, notes)
+	if l.Timelines = []postgres.Timeline{current}; current == 0 {
+		l.Timelines = a.goesOn(given.all)
+	}
+	ways := a.judges(c, l.Timelines)
+	l.Gaps = a.gaps(ways, given, notes)
 	for _, e := range c.Events {
 		if e.Identity == id.Number && (e.Kind == repo.WALConflict || e.Kind == repo.WALHistoryConflict) {
-			l.Conflicts = append(l.Conflicts, judgeConflict(id, e, way, closers, notes))
+			l.Conflicts = append(l.Conflicts, judgeConflict(id, e, ways, notes))
 		}
 	}
-	l.Backups = a.reaches(c, way)
+	l.Backups = a.reaches(c, ways)
 	return l
 }
 
@@ -192,25 +202,20 @@ func (l IdentityLedger) Name(tli postgres.Timeline, segment uint64) string {
 type givenUp struct{ dropped, all map[postgres.Timeline][]span }
 
 // gaps finds what is missing on every timeline and judges it.
-func (a *held) gaps(way walWay, closers []repo.BackupInfo, given givenUp, notes []repo.WALEvent) []Gap {
+func (a *held) gaps(ways []wayJudge, given givenUp, notes []repo.WALEvent) []Gap {
 	var out []Gap
 	for _, tli := range a.timelines(given.all) {
 		for _, s := range a.missing(tli, given.all[tli]) {
-			// What the newest timeline leads over is one gap, the rest of it another.
-			for _, part := range way.split(tli, s) {
-				g := Gap{WALRange: repo.WALRange{Identity: a.id.Number, Timeline: tli, First: part.first, Last: part.last}, Standing: Open}
+			// What leads on is one gap, the rest of it another.
+			for _, part := range splitBy(ways, tli, s) {
+				g := Gap{WALRange: repo.WALRange{Identity: a.id.Number, Timeline: tli, First: part.first, Last: part.last}}
 				g.IsDropped = slices.ContainsFunc(given.dropped[tli], part.overlaps)
-				g.IsRecent = tli == way.history.Timeline && !a.hasMoreBehind(tli, part.last, recentSegments)
+				g.IsRecent = isHead(ways, tli, part.first) && !a.hasMoreBehind(tli, part.last, recentSegments)
 				g.Notes = notesOn(a.id, tli, part, notes)
-				closer := closerOf(closers, a.id, part.last)
-				switch {
-				case way.isAside(tli, part.first):
-					g.Standing = Aside
-				case closer != "":
-					g.Standing, g.ClosedBy = Closed, closer
-				case isCovered(a.id, part, g.Notes):
-					g.Standing = Acknowledged
-				}
+				v := judge(ways, isCovered(a.id, part, g.Notes),
+					func(w walWay) bool { return w.isAside(tli, part.first) },
+					func(w wayJudge) repo.Label { return closerOf(w.closers, a.id, part.last) })
+				g.Standing, g.ClosedBy, g.OpenOn = v.standing, v.closedBy, v.openOn
 				out = append(out, g)
 			}
 		}
@@ -246,14 +251,12 @@ func closerOf(closers []repo.BackupInfo, id repo.Identity, last uint64) repo.Lab
 
 // judgeConflict says whether a conflict matters still. A backup that began later,
 // and behind it, has read back its own WAL.
-func judgeConflict(id repo.Identity, e repo.WALEvent, way walWay, closers []repo.BackupInfo, notes []repo.WALEvent) Conflict {
+func judgeConflict(id repo.Identity, e repo.WALEvent, ways []wayJudge, notes []repo.WALEvent) Conflict {
 	c := Conflict{WALEvent: e, Standing: Open}
 	f, err := postgres.ParseWALFile(e.First, id.SegmentSize)
 	if err != nil {
 		return c // damaged or of a newer version: shown as it is
 	}
-	later := slices.DeleteFunc(slices.Clone(closers), func(b repo.BackupInfo) bool { return !b.Header.Start.Time.After(e.Time) })
-	closer := closerOf(later, id, f.Segment)
 	for _, n := range notes {
 		if n.Time.Before(e.Time) {
 			continue // nobody knew of this one
@@ -262,18 +265,17 @@ func judgeConflict(id repo.Identity, e repo.WALEvent, way walWay, closers []repo
 			c.Notes = append(c.Notes, n)
 		}
 	}
-	isAside := way.isAside(f.Timeline, f.Segment)
+	isAside := func(w walWay) bool { return w.isAside(f.Timeline, f.Segment) }
+	closer := func(w wayJudge) repo.Label {
+		later := slices.DeleteFunc(slices.Clone(w.closers), func(b repo.BackupInfo) bool { return !b.Header.Start.Time.After(e.Time) })
+		return closerOf(later, id, f.Segment)
+	}
 	if f.Kind == postgres.WALHistory {
-		isAside, closer = !way.passes(f.Timeline), ""
+		isAside = func(w walWay) bool { return !w.passes(f.Timeline) }
+		closer = func(wayJudge) repo.Label { return "" }
 	}
-	switch {
-	case isAside:
-		c.Standing = Aside
-	case closer != "":
-		c.Standing, c.ClosedBy = Closed, closer
-	case len(c.Notes) > 0:
-		c.Standing = Acknowledged
-	}
+	v := judge(ways, len(c.Notes) > 0, isAside, closer)
+	c.Standing, c.ClosedBy, c.OpenOn = v.standing, v.closedBy, v.openOn
 	return c
 }
 

@@ -53,8 +53,12 @@ func (b *books) event(kind repo.WALEventKind, tli postgres.Timeline, first, last
 	return b
 }
 
-func gapText(g Gap) string {
+// gapText tells of the ways on which it is open if there are several.
+func gapText(g Gap, on int) string {
 	text := fmt.Sprintf("%d:%d-%d %s", g.Timeline, g.First, g.Last, g.Standing)
+	if len(g.OpenOn) > 0 && on > 1 {
+		text += fmt.Sprint(" on ", g.OpenOn)
+	}
 	if g.ClosedBy != "" {
 		text += " " + string(g.ClosedBy)
 	}
@@ -86,7 +90,7 @@ func TestGapsAndWhetherTheyMatter(t *testing.T) {
 			b.Backups[0].Tombed = true
 			return b
 		}(), "1:10-11 open"},
-		{"nor one on a branch aside", newBooks().wal(1, 3, 9).wal(1, 12, 20).wal(1, 22, 30).history(2, 1, 15).wal(2, 15, 900).backup("B", 1, 22, 23), "1:10-11 open; 1:21-21 aside"},
+		{"nor one on a branch aside", newBooks().wal(1, 3, 9).wal(1, 12, 20).wal(1, 22, 30).history(2, 1, 15).wal(2, 15, 900).backup("B", 1, 22, 23), "1:10-11 open on [00000002]; 1:21-21 closed B recent"},
 		{"acknowledged as a whole", newBooks().wal(1, 3, 9).wal(1, 12, 900).event(repo.WALGapAcknowledged, 1, 10, 11), "1:10-11 acknowledged"},
 		{"acknowledged piece by piece", newBooks().wal(1, 3, 9).wal(1, 12, 900).event(repo.WALGapAcknowledged, 1, 10, 10).event(repo.WALGapAcknowledged, 1, 11, 30), "1:10-11 acknowledged"},
 		{"acknowledged in part", newBooks().wal(1, 3, 9).wal(1, 12, 900).event(repo.WALGapAcknowledged, 1, 11, 12), "1:10-11 open"},
@@ -102,15 +106,25 @@ func TestGapsAndWhetherTheyMatter(t *testing.T) {
 		{"what the new one has not archived", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 12, 900), "2:10-11 open"},
 		{"all of a timeline between", newBooks().wal(1, 3, 9).history(2, 1, 10).history(3, 1, 10, 2, 13).wal(3, 13, 900), "2:10-12 open"},
 		{"a timeline that began and ended in one segment", newBooks().wal(1, 3, 9).history(2, 1, 10).history(3, 1, 10, 2, 10).wal(3, 10, 900), ""},
-		{"the old primary went on, with a gap", newBooks().wal(1, 3, 9).wal(1, 12, 15).history(2, 1, 10).wal(2, 10, 900), "1:10-11 aside"},
-		{"half of a gap leads on", newBooks().wal(1, 3, 7).wal(1, 12, 15).history(2, 1, 10).wal(2, 10, 900), "1:8-9 open; 1:10-11 aside"},
+		{"the old primary went on, with a gap", newBooks().wal(1, 3, 9).wal(1, 12, 15).history(2, 1, 10).wal(2, 10, 900), "1:10-11 open on [00000001] recent"},
+		{"half of a gap leads on", newBooks().wal(1, 3, 7).wal(1, 12, 15).history(2, 1, 10).wal(2, 10, 900), "1:8-9 open on [00000001 00000002]; 1:10-11 open on [00000001] recent"},
 		{"a backup after the promotion closes what was lost at it", newBooks().wal(1, 3, 7).history(2, 1, 10).wal(2, 10, 900).backup("B", 2, 11, 12), "1:8-9 closed B"},
-		{"without the history nobody knows what is aside", newBooks().wal(1, 3, 9).wal(1, 12, 15).wal(2, 13, 900), "1:10-11 open"},
+		{"without the history nobody knows what is aside", newBooks().wal(1, 3, 9).wal(1, 12, 15).wal(2, 13, 900), "1:10-11 open on [00000001 00000002]"},
 		{"a rehearsal that was promoted and archived", newBooks().wal(1, 3, 900).history(2, 1, 10).wal(2, 10, 11), ""},
+		{"the server loses something behind a rehearsal", newBooks().wal(1, 3, 20).wal(1, 22, 900).history(2, 1, 10).wal(2, 10, 11).backup("A", 1, 4, 4), "1:21-21 open on [00000001]"},
+		{"though the rehearsal got further and was backed up", newBooks().wal(1, 3, 20).wal(1, 22, 900).history(2, 1, 10).wal(2, 10, 999).backup("B", 2, 950, 950), "1:21-21 open on [00000001]"},
+		{"a backup of the rehearsal closes nothing for the server", newBooks().wal(1, 3, 6).wal(1, 8, 900).history(2, 1, 10).wal(2, 10, 12).backup("B", 2, 11, 11), "1:7-7 open on [00000001]"},
+		{"one of each closes it", newBooks().wal(1, 3, 6).wal(1, 8, 900).history(2, 1, 10).wal(2, 10, 12).backup("B", 2, 11, 11).backup("C", 1, 30, 31), "1:7-7 closed C"},
+		{"the rehearsal itself has lost something", newBooks().wal(1, 3, 900).history(2, 1, 10).wal(2, 10, 11).wal(2, 13, 80), "2:12-12 open on [00000002]"},
+		{"of two rehearsals neither is the server", newBooks().wal(1, 3, 20).wal(1, 22, 900).history(2, 1, 10).wal(2, 10, 11).history(3, 1, 12).wal(3, 12, 90), "1:21-21 open on [00000001]"},
+		{"the server is on the lower one of two promotions", newBooks().wal(1, 3, 10).history(2, 1, 10).wal(2, 10, 20).wal(2, 22, 900).history(3, 1, 10).wal(3, 10, 11), "2:21-21 open on [00000002]"},
+		{"a timeline that has gone over into another one", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 10, 14).history(3, 1, 10, 2, 20).wal(3, 20, 900), "2:15-19 open"},
+		{"dropped by the server, behind where a rehearsal left it", newBooks().wal(1, 3, 9).history(2, 1, 9).wal(2, 9, 900).event(repo.WALDropped, 1, 10, 11), "1:10-11 open on [00000001] dropped recent"},
 	} {
 		var got []string
-		for _, g := range NewLedger(&c.books.Catalog, 0).Identities[0].Gaps {
-			got = append(got, gapText(g))
+		l := NewLedger(&c.books.Catalog, 0).Identities[0]
+		for _, g := range l.Gaps {
+			got = append(got, gapText(g, len(l.Timelines)))
 		}
 		if text := strings.Join(got, "; "); text != c.want {
 			t.Errorf("%s: %q, want %q", c.title, text, c.want)
@@ -120,7 +134,7 @@ func TestGapsAndWhetherTheyMatter(t *testing.T) {
 
 func TestTheServersTimelineDecidesWhatIsAside(t *testing.T) {
 	b := newBooks().wal(1, 3, 20).wal(1, 22, 900).history(2, 1, 10).wal(2, 10, 11)
-	for current, want := range map[postgres.Timeline]Standing{0: Aside, 2: Aside, 1: Open} {
+	for current, want := range map[postgres.Timeline]Standing{0: Open, 2: Aside, 1: Open} {
 		if got := NewLedger(&b.Catalog, current).Identities[0].Gaps; len(got) != 1 || got[0].Standing != want {
 			t.Errorf("on timeline %d: %v, want %s", current, got, want)
 		}
@@ -143,19 +157,24 @@ func TestConflicts(t *testing.T) {
 		want  Standing
 	}{
 		{"it alarms", conflict(), Open},
+		{"beside a way that does not take it", conflict().history(2, 1, 5).wal(2, 5, 40), Open},
+		{"a history beside", history().history(3, 1, 8).wal(3, 8, 30), Open},
 		{"a backup from before closes nothing", at(conflict(), 13).backup("B", 1, 12, 12), Open},
 		{"a later one does", at(conflict(), 11).backup("B", 1, 12, 12), Closed},
 		{"but not one that needs the segment", at(conflict(), 4).backup("B", 1, 10, 12), Open},
 		{"acknowledged", conflict().event(repo.WALGapAcknowledged, 1, 10, 10), Acknowledged},
 		{"another one was acknowledged before", at(conflict().event(repo.WALGapAcknowledged, 1, 10, 10), 4), Open},
-		{"aside", conflict().history(2, 1, 5).wal(2, 5, 40), Aside},
 		{"a history", history(), Open},
 		{"a history that is known", noted, Acknowledged},
-		{"a history aside", history().history(3, 1, 8).wal(3, 8, 30), Aside},
 	} {
 		got := NewLedger(&c.books.Catalog, 0).Identities[0].Conflicts
 		if len(got) != 1 || got[0].Standing != c.want {
 			t.Errorf("%s: %+v, want %s", c.title, got, c.want)
+		}
+	}
+	for title, b := range map[string]*books{"aside": conflict().history(2, 1, 5).wal(2, 5, 40), "a history aside": history().history(3, 1, 8).wal(3, 8, 30)} {
+		if got := NewLedger(&b.Catalog, b.Histories[1][len(b.Histories[1])-1].Timeline).Identities[0].Conflicts; len(got) != 1 || got[0].Standing != Aside {
+			t.Errorf("%s: the server says so, but %+v", title, got)
 		}
 	}
 }
@@ -198,8 +217,8 @@ func TestHowFarRecoveryGets(t *testing.T) {
 	text := func(r Reach) string { return fmt.Sprintf("%d:%s %t %t", r.Timeline, r.Last, r.IsConsistent, r.IsGap) }
 	for _, r := range NewLedger(&b.Catalog, 0).Identities[0].Backups {
 		got := text(r.Own)
-		if r.Newest != nil {
-			got += "; " + text(*r.Newest)
+		for _, other := range r.Others {
+			got += "; " + text(other)
 		}
 		if got != want[r.Label] {
 			t.Errorf("%s: %s, want %s", r.Label, got, want[r.Label])
@@ -259,7 +278,7 @@ func TestGapsAreTheSegmentsThatAreMissing(t *testing.T) {
 				delete(missing, key)
 				leads := key[0] == newest || n < begin[key[0]+1]
 				if leads != (g.Standing == Open) {
-					t.Fatalf("seed %d: %s, but leads on is %t", seed, gapText(g), leads)
+					t.Fatalf("seed %d: %s, but leads on is %t", seed, gapText(g, 1), leads)
 				}
 			}
 		}

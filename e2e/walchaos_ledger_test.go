@@ -69,7 +69,9 @@ type ledgerBackup struct {
 
 func (c *chaos) ledger(t *testing.T, repository string) ledgerSays {
 	t.Helper()
-	o := c.primary.expect(t, codeOK, "--repo", repository, "ledger", "--full", "--output", "json")
+	// As check judges, which asks the server.
+	timeline := c.primary.Query(t, "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int")
+	o := c.primary.expect(t, codeOK, "--repo", repository, "ledger", "--full", "--timeline", timeline, "--output", "json")
 	var ledger struct {
 		Repositories []struct {
 			Identities []ledgerSays

@@ -26,6 +26,9 @@ type Catalog struct {
 	// look whether it is one of them.
 	DamagedHistories []DamagedHistory
 	Events           []WALEvent // of all identities
+	// Strays are among what was listed of the WAL, which is not what marks say is
+	// complete. See StrayWAL too.
+	Strays Strays
 	// UnreadEvents is why not all events could be read, damaged or refused by the
 	// storage; nil if all were. No decision about content rests on them, so they
 	// keep nobody from restoring.
@@ -92,7 +95,7 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	}
 	c.UnreadEvents = unread
 	ranges, histories := make([][]WALRange, len(s.identities)), make([][]postgres.History, len(s.identities))
-	damage := make([][]DamagedHistory, len(s.identities))
+	damage, strays := make([][]DamagedHistory, len(s.identities)), make([]Strays, len(s.identities))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		c.Backups, err = s.backups(ctx, manifests)
@@ -109,7 +112,7 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 	group.Go(func() error {
 		return readEach(ctx, len(s.identities), catalogReads, func(ctx context.Context, i int) (err error) {
 			id := s.identities[i]
-			if ranges[i], err = s.rangesWith(ctx, id, marks[id.Number].effective()); err == nil {
+			if ranges[i], strays[i], err = s.rangesAndStrays(ctx, id, marks[id.Number].effective()); err == nil {
 				histories[i], damage[i], err = s.histories(ctx, id)
 			}
 			return err
@@ -119,7 +122,7 @@ func (s *Stanza) Catalog(ctx context.Context) (*Catalog, error) {
 		return nil, err
 	}
 	for i, id := range s.identities {
-		c.WAL = append(c.WAL, ranges[i]...)
+		c.WAL, c.Strays = append(c.WAL, ranges[i]...), c.Strays.With(strays[i])
 		c.Histories[id.Number] = histories[i]
 		c.DamagedHistories = append(c.DamagedHistories, damage[i]...)
 	}

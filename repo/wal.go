@@ -245,6 +245,11 @@ func (s *Stanza) ListWALFrom(ctx context.Context, id Identity, tli postgres.Time
 }
 
 func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string) iter.Seq2[postgres.WALFile, error] {
+	return s.listWALBeside(ctx, id, prefix, after, func(string) {})
+}
+
+// listWALBeside tells stray of each key that is no WAL file's.
+func (s *Stanza) listWALBeside(ctx context.Context, id Identity, prefix, after string, stray func(key string)) iter.Seq2[postgres.WALFile, error] {
 	return func(yield func(postgres.WALFile, error) bool) {
 		for obj, err := range s.repo.store.List(ctx, prefix, after) {
 			if err != nil {
@@ -253,7 +258,8 @@ func (s *Stanza) listWAL(ctx context.Context, id Identity, prefix, after string)
 			}
 			f, err := postgres.ParseWALFile(obj.Key[strings.LastIndexByte(obj.Key, '/')+1:], id.SegmentSize)
 			if err != nil || walKey(s.name, id, f) != obj.Key {
-				continue // not ours
+				stray(obj.Key)
+				continue
 			}
 			if !yield(f, nil) {
 				return

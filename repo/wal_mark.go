@@ -228,8 +228,11 @@ func (s *Stanza) markLog(ctx context.Context, id Identity, tli postgres.Timeline
 	return true, s.putMark(ctx, id, tli, logs, "")
 }
 
-// VoidWALMarks must be called before WAL of these logs of a timeline is deleted,
-// whether it is marked or not: from then on marks of them count for nothing.
+// VoidWALMarks must have succeeded before WAL of these logs of a timeline is deleted,
+// whether it is marked or not, and whoever marks at the same time: from then on marks
+// of them count for nothing, also those that are put later on an older list.
+// A void of logs that hold the segments first and last, and of all between, is enough;
+// what of them stays is listed from then on.
 func (s *Stanza) VoidWALMarks(ctx context.Context, id Identity, tli postgres.Timeline, first, last uint32) error {
 	if err := s.repo.config.checkWrite(s.repo.location()); err != nil {
 		return err

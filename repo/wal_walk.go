@@ -35,9 +35,14 @@ func (s *Stanza) ListedWALRanges(ctx context.Context, id Identity, first, last p
 }
 
 func (s *Stanza) rangesWith(ctx context.Context, id Identity, marks walMarks) ([]WALRange, error) {
+	out, _, err := s.rangesAndStrays(ctx, id, marks)
+	return out, err
+}
+
+func (s *Stanza) rangesAndStrays(ctx context.Context, id Identity, marks walMarks) ([]WALRange, Strays, error) {
 	w := s.newWALWalk(id, marks)
 	err := w.run(ctx)
-	return w.out, err
+	return w.out, w.strays, err
 }
 
 // walWalk goes over an identity's segments in order and keeps only the runs.
@@ -49,6 +54,7 @@ type walWalk struct {
 	last   postgres.WALFile // where the walk ends; of timeline 0: nowhere
 	out    []WALRange
 	wrong  []WALRange // marked, but not there at one end
+	strays Strays     // among what was listed
 	limit  int        // keys to list at most; 0 is without limit
 	listed int
 }
@@ -89,7 +95,7 @@ func (w *walWalk) run(ctx context.Context) error {
 // segment is the first thing listed.
 func (w *walWalk) list(ctx context.Context, over *WALRange) (next *WALRange, isThere bool, err error) {
 	isThere = over == nil
-	for f, err := range w.stanza.listWAL(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after) {
+	for f, err := range w.stanza.listWALBeside(ctx, w.id, walPrefix(w.stanza.name, w.id.Number), w.after, w.strays.add) {
 		if err != nil {
 			return nil, true, err
 		}
@@ -223,6 +229,9 @@ func (s *Stanza) markWAL(ctx context.Context, id Identity, limit int) (m WALMark
 		return m, err
 	}
 	w.distrustHidden(m.Partial)
+	if err := s.removeVoid(ctx, id, set, &m); err != nil {
+		return m, err
+	}
 	for _, run := range w.wrong {
 		if err := s.removeMarks(ctx, id, run.Timeline, set, &m, func(r logRange) bool {
 			marked := r.segments(id, run.Timeline)
@@ -252,21 +261,43 @@ func (s *Stanza) markRun(ctx context.Context, id Identity, run WALRange, set mar
 		}
 		m.Marked++
 	}
+	// What is void stays so: pieces are put together between.
+	for _, piece := range subtractLogs([]logRange{logs}, joinLogs(set.void[run.Timeline])) {
+		if err := s.joinMarks(ctx, id, run.Timeline, piece, set, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinMarks makes one mark of many that lie in a row.
+func (s *Stanza) joinMarks(ctx context.Context, id Identity, tli postgres.Timeline, logs logRange, set markSet, m *WALMarking) error {
 	within := func(r logRange) bool { return logs.first <= r.first && r.last <= logs.last && r != logs }
 	parts := 0
-	for _, r := range set.put[run.Timeline] {
+	for _, r := range set.put[tli] {
 		if within(r) {
 			parts++
 		}
 	}
-	if parts < fewMarks || len(set.void[run.Timeline]) > 0 {
+	if parts < fewMarks {
 		return nil
 	}
-	if err := s.putMark(ctx, id, run.Timeline, logs, ""); err != nil {
+	if err := s.putMark(ctx, id, tli, logs, ""); err != nil {
 		return err
 	}
 	m.Marked++
-	return s.removeMarks(ctx, id, run.Timeline, set, m, within)
+	return s.removeMarks(ctx, id, tli, set, m, within)
+}
+
+// removeVoid removes marks all of which is void.
+func (s *Stanza) removeVoid(ctx context.Context, id Identity, set markSet, m *WALMarking) error {
+	for tli, voids := range set.void {
+		void := joinLogs(voids)
+		if err := s.removeMarks(ctx, id, tli, set, m, func(r logRange) bool { return len(subtractLogs([]logRange{r}, void)) == 0 }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeMarks deletes marks, which is safe at any time: without them more is listed.

@@ -177,7 +177,12 @@ func (a *app) checkLedger(ctx context.Context, o opened, current postgres.Timeli
 		open := l.OpenGaps()
 		isRecent := slices.ContainsFunc(open, func(g archive.Gap) bool { return g.IsRecent })
 		if len(open) == 0 || looks > 1 && (!isRecent || !a.clock().Before(deadline)) {
-			return ledgerProblems(o.repository.Name, l, c.UnreadEvents), nil
+			beside, err := o.stanza.StrayWAL(ctx)
+			if err != nil {
+				return nil, err
+			}
+			problems := ledgerProblems(o.repository.Name, l, c.UnreadEvents)
+			return append(problems, strayProblem(o.repository.Name, c.Strays.With(beside))...), nil
 		}
 		if err := pause.For(ctx, lookAgain); err != nil {
 			return nil, err

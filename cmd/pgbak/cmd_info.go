@@ -122,7 +122,7 @@ func (a *app) holdings(ctx context.Context, rc repositoryConfig, stanza string) 
 	if err != nil {
 		return h, fmt.Errorf("repository %q: %w", rc.Name, err)
 	}
-	h.ledger = a.readLedger(ctx, s, h.catalog)
+	h.ledger = a.readLedger(ctx, s, h.catalog, 0)
 	return h, nil
 }
 

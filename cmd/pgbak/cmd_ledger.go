@@ -20,13 +20,15 @@ import (
 
 func (a *app) ledgerCommand() *cobra.Command {
 	var output outputFlag
-	full := false
+	var how ledgerOptions
 	cmd := &cobra.Command{
 		Use:   "ledger",
 		Short: "Show which WAL is archived, what is missing, and how far recovery gets",
 		Long: `ledger shows for each repository and timeline which WAL is there, every gap
 and conflict with what became of it, and how far recovery gets from each backup.
 A gap is open until a backup is taken behind it or a person acknowledges it.
+Which timeline the server is on is not asked, and gaps are judged for each that it may
+be on; --timeline says it, and what lies beside the way to it is aside.
 
 What is marked as complete is not listed. With --full every segment is, which
 takes a request for each thousand on S3, and the marks are compared: a
@@ -36,11 +38,12 @@ difference is damage.`,
 			if err := output.check(); err != nil {
 				return err
 			}
-			return a.ledger(cmd.Context(), output, full)
+			return a.ledger(cmd.Context(), output, how)
 		},
 	}
 	output.add(cmd)
-	cmd.Flags().BoolVar(&full, "full", false, "list every segment, and compare the marks with that")
+	cmd.Flags().Uint32Var(&how.timeline, "timeline", 0, "judge gaps and conflicts for a server on timeline `N`")
+	cmd.Flags().BoolVar(&how.full, "full", false, "list every segment, and compare the marks with that")
 	cmd.AddCommand(a.acknowledgeCommand())
 	return cmd
 }
@@ -55,6 +58,7 @@ type ledgerRepository struct {
 	Name       string         `json:"name"`
 	Identities []identityInfo `json:"identities"`
 	Backups    []ledgerBackup `json:"backups"`
+	Strays     *straysInfo    `json:"unknown-objects,omitempty"`
 }
 
 type ledgerBackup struct {
@@ -62,7 +66,12 @@ type ledgerBackup struct {
 	Recoverable []reachInfo `json:"recoverable"`
 }
 
-func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
+type ledgerOptions struct {
+	full     bool
+	timeline uint32 // 0 is unknown
+}
+
+func (a *app) ledger(ctx context.Context, output outputFlag, how ledgerOptions) error {
 	sel, err := a.selected()
 	if err != nil {
 		return err
@@ -75,7 +84,7 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 			return err
 		}
 		c, err := o.stanza.Catalog(ctx)
-		if err == nil && full {
+		if err == nil && how.full {
 			err = compareMarks(ctx, o.stanza, c)
 			if errors.Is(err, repo.ErrDamaged) {
 				lies, err = errors.Join(lies, fmt.Errorf("repository %q: %w", rc.Name, err)), nil
@@ -84,7 +93,7 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 		if err != nil {
 			return fmt.Errorf("repository %q: %w", rc.Name, err)
 		}
-		result.Repositories = append(result.Repositories, newLedgerRepository(rc.Name, c, a.readLedger(ctx, o.stanza, c)))
+		result.Repositories = append(result.Repositories, newLedgerRepository(rc.Name, c, a.readLedger(ctx, o.stanza, c, postgres.Timeline(how.timeline))))
 	}
 	if err := output.print(a, result, result.text); err != nil {
 		return err
@@ -93,12 +102,17 @@ func (a *app) ledger(ctx context.Context, output outputFlag, full bool) error {
 }
 
 // readLedger works out the ledger and reads the ends of WAL. What cannot be read
-// stays unknown.
-func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog) *archive.Ledger {
-	l := archive.NewLedger(c, 0)
+// stays unknown. It adds to the catalogue what lies beside the WAL. current is the timeline that the server is on, 0 if that is unknown.
+func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog, current postgres.Timeline) *archive.Ledger {
+	l := archive.NewLedger(c, current)
 	for _, err := range l.ReadEnds(ctx, s) {
 		a.log.Warn("the last commit that can be recovered is unknown", "stanza", s.Name(), "cause", err)
 	}
+	beside, err := s.StrayWAL(ctx)
+	if err != nil {
+		a.log.Warn("what is not WAL in the archive is unknown", "stanza", s.Name(), "cause", err)
+	}
+	c.Strays = c.Strays.With(beside)
 	if c.UnreadEvents != nil {
 		a.log.Warn("events of the ledger cannot be read", "stanza", s.Name(), "cause", c.UnreadEvents)
 	}
@@ -109,12 +123,13 @@ func (a *app) readLedger(ctx context.Context, s *repo.Stanza, c *repo.Catalog) *
 // catalogue has what is there in any case.
 func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 	var listed []repo.WALRange
+	var strays repo.Strays
 	for _, id := range c.Identities {
-		ranges, err := s.ListedWALRanges(ctx, id, postgres.WALFile{Timeline: 1}, postgres.WALFile{})
+		ranges, among, err := s.ListedWAL(ctx, id)
 		if err != nil {
 			return err
 		}
-		listed = append(listed, ranges...)
+		listed, strays = append(listed, ranges...), strays.With(among)
 	}
 	var lies error
 	for _, r := range c.WAL {
@@ -127,7 +142,7 @@ func compareMarks(ctx context.Context, s *repo.Stanza, c *repo.Catalog) error {
 				Err: fmt.Errorf("not all WAL from %s to %s is there, though it is marked as complete", l.Name(r.Timeline, r.First), l.Name(r.Timeline, r.Last))})
 		}
 	}
-	c.WAL = listed
+	c.WAL, c.Strays = listed, strays
 	return hint.Wrap(lies, "something other than pgbak has removed WAL: delete the marks under that key, they are made anew from what is there.")
 }
 
@@ -146,7 +161,7 @@ func identityNumbered(c *repo.Catalog, number int) repo.Identity {
 }
 
 func newLedgerRepository(name string, c *repo.Catalog, l *archive.Ledger) ledgerRepository {
-	r := ledgerRepository{Name: name, Identities: []identityInfo{}, Backups: []ledgerBackup{}}
+	r := ledgerRepository{Name: name, Identities: []identityInfo{}, Backups: []ledgerBackup{}, Strays: newStraysInfo(c.Strays)}
 	for i, id := range c.Identities {
 		r.Identities = append(r.Identities, newIdentityInfo(id, c.WAL, l.Identities[i]))
 	}
@@ -165,8 +180,9 @@ func (r ledgerResult) text() string {
 		fmt.Fprintf(&b, "\n    repository: %s\n", repository.Name)
 		for _, id := range repository.Identities {
 			fmt.Fprintf(&b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
-			id.writeWAL(&b)
+			id.writeWAL(&b, 0)
 		}
+		repository.Strays.writeText(&b, 0)
 		for _, backup := range repository.Backups {
 			fmt.Fprintf(&b, "\n        backup: %s\n", backup.Label)
 			for _, reach := range backup.Recoverable {

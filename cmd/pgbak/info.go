@@ -37,6 +37,7 @@ type repositoryInfo struct {
 	Status     statusInfo     `json:"status"`
 	Identities []identityInfo `json:"identities"`
 	Backups    []backupInfo   `json:"backups"`
+	Strays     *straysInfo    `json:"unknown-objects,omitempty"`
 }
 
 type identityInfo struct {
@@ -115,6 +116,7 @@ func newRepositoryInfo(rc repositoryConfig, h holdings, err error) (repositoryIn
 			info.Recoverable = newReaches(h.ledger, b.Label)
 			r.Backups = append(r.Backups, info)
 		}
+		r.Strays = newStraysInfo(c.Strays)
 		err = judgeBackups(rc.Name, c.Backups, r.Backups)
 	}
 	r.Status = newStatus(err)
@@ -257,13 +259,14 @@ func (r repositoryInfo) writeText(b *strings.Builder, detail bool) {
 	}
 	for _, id := range r.Identities {
 		fmt.Fprintf(b, "\n        cluster: PostgreSQL %d, system identifier %s (identity %d)\n", id.Major, id.SystemID, id.Number)
-		id.writeWAL(b)
+		id.writeWAL(b, infoLines)
 		for _, backup := range r.Backups {
 			if backup.Identity == id.Number {
 				backup.writeText(b, detail)
 			}
 		}
 	}
+	r.Strays.writeText(b, infoLines)
 	for _, backup := range r.Backups {
 		if backup.Status == statusDamaged {
 			fmt.Fprintf(b, "\n        backup: %s\n            status: damaged (%s)\n", backup.Label, backup.Error)
@@ -271,19 +274,31 @@ func (r repositoryInfo) writeText(b *strings.Builder, detail bool) {
 	}
 }
 
-// writeWAL shows a run of segments per line, so that a gap is between two lines.
-func (id identityInfo) writeWAL(b *strings.Builder) {
+// writeWAL shows a run of segments per line, so that a gap is between two lines. Above
+// the limit, if it is not 0, it shows the newest and counts the rest.
+func (id identityInfo) writeWAL(b *strings.Builder, limit int) {
 	if len(id.WAL) == 0 {
 		fmt.Fprintf(b, "            wal archive: none\n")
 	}
-	for i, w := range id.WAL {
+	older := 0
+	if limit > 0 {
+		older = max(0, len(id.WAL)-limit)
+	}
+	if older > 0 {
+		segments := uint64(0)
+		for _, w := range id.WAL[:older] {
+			segments += w.Segments
+		}
+		fmt.Fprintf(b, "            wal archive: %d older runs of %d segments, from %s: 'pgbak ledger' shows them\n", older, segments, id.WAL[0].First)
+	}
+	for i, w := range id.WAL[older:] {
 		gap := ""
-		if i > 0 && id.WAL[i-1].Timeline == w.Timeline {
+		if i += older; i > 0 && id.WAL[i-1].Timeline == w.Timeline {
 			gap = ", after a gap"
 		}
 		fmt.Fprintf(b, "            wal archive min/max (timeline %d): %s/%s (%d segments%s)\n", w.Timeline, w.First, w.Last, w.Segments, gap)
 	}
-	id.ledgerInfo.writeText(b)
+	id.ledgerInfo.writeText(b, limit)
 }
 
 func (i backupInfo) writeText(b *strings.Builder, detail bool) {

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/pgbak/pgbak/archive"
@@ -19,6 +18,7 @@ import (
 // ledgerInfo is a part of an identity.
 type ledgerInfo struct {
 	Newest           uint32         `json:"newest-timeline"`
+	Timelines        []uint32       `json:"timelines"`
 	Gaps             []gapInfo      `json:"gaps"`
 	Conflicts        []conflictInfo `json:"conflicts"`
 	Foreign          []foreignInfo  `json:"foreign,omitempty"`
@@ -32,6 +32,7 @@ type gapInfo struct {
 	Last     string     `json:"last"`
 	Segments uint64     `json:"segments"`
 	Status   string     `json:"status"` // open, closed, acknowledged, aside
+	OpenOn   []uint32   `json:"open-on,omitempty"`
 	Dropped  bool       `json:"dropped"`
 	Recent   bool       `json:"recent"`
 	ClosedBy repo.Label `json:"closed-by,omitempty"`
@@ -49,6 +50,7 @@ type conflictInfo struct {
 	File     string     `json:"file"`
 	Timeline uint32     `json:"timeline"`
 	Status   string     `json:"status"`
+	OpenOn   []uint32   `json:"open-on,omitempty"`
 	Archived string     `json:"archived,omitempty"`
 	Refused  string     `json:"refused,omitempty"`
 	Host     string     `json:"host,omitempty"`
@@ -85,12 +87,12 @@ type reachInfo struct {
 }
 
 func newLedgerInfo(l archive.IdentityLedger) ledgerInfo {
-	info := ledgerInfo{Newest: uint32(l.Newest), Gaps: []gapInfo{}, Conflicts: []conflictInfo{}}
+	info := ledgerInfo{Newest: uint32(l.Newest), Timelines: numbers(l.Timelines), Gaps: []gapInfo{}, Conflicts: []conflictInfo{}}
 	for _, g := range l.Gaps {
 		info.Gaps = append(info.Gaps, newGapInfo(l, g))
 	}
 	for _, c := range l.Conflicts {
-		info.Conflicts = append(info.Conflicts, conflictInfo{string(c.Kind), c.First, uint32(c.Timeline), string(c.Standing), c.Archived, c.Refused,
+		info.Conflicts = append(info.Conflicts, conflictInfo{string(c.Kind), c.First, uint32(c.Timeline), string(c.Standing), numbers(c.OpenOn), c.Archived, c.Refused,
 			c.Host, c.Path, c.Time, c.Message, c.ClosedBy, newNotes(c.Notes)})
 	}
 	for _, f := range l.Foreign {
@@ -99,15 +101,21 @@ func newLedgerInfo(l archive.IdentityLedger) ledgerInfo {
 	for _, d := range l.Damaged {
 		info.DamagedHistories = append(info.DamagedHistories, damagedInfo{uint32(d.Timeline), oneLine(d.Err.Error())})
 	}
-	for _, tli := range l.NoHistory {
-		info.NoHistory = append(info.NoHistory, uint32(tli))
-	}
+	info.NoHistory = numbers(l.NoHistory)
 	return info
+}
+
+func numbers(timelines []postgres.Timeline) []uint32 {
+	var out []uint32
+	for _, tli := range timelines {
+		out = append(out, uint32(tli))
+	}
+	return out
 }
 
 func newGapInfo(l archive.IdentityLedger, g archive.Gap) gapInfo {
 	return gapInfo{uint32(g.Timeline), l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), g.Count(), string(g.Standing),
-		g.IsDropped, g.IsRecent, g.ClosedBy, newNotes(g.Notes)}
+		numbers(g.OpenOn), g.IsDropped, g.IsRecent, g.ClosedBy, newNotes(g.Notes)}
 }
 
 func newNotes(events []repo.WALEvent) []noteInfo {
@@ -127,8 +135,8 @@ func newReaches(l *archive.Ledger, label repo.Label) []reachInfo {
 				continue
 			}
 			out = append(out, newReachInfo(b.Own))
-			if b.Newest != nil {
-				out = append(out, newReachInfo(*b.Newest))
+			for _, r := range b.Others {
+				out = append(out, newReachInfo(r))
 			}
 		}
 	}
@@ -146,78 +154,8 @@ func newReachInfo(r archive.Reach) reachInfo {
 	return info
 }
 
-// text is a line or two for people.
-func (g gapInfo) text() string {
-	what := fmt.Sprintf("timeline %d: %s to %s (%d segments): %s", g.Timeline, g.First, g.Last, g.Segments, g.Status)
-	switch g.Status {
-	case string(archive.Open):
-		what += ", a new backup is needed"
-		if g.Recent {
-			what = strings.Replace(what, ", a new backup is needed", ", or still on its way", 1)
-		}
-	case string(archive.Closed):
-		what += " by backup " + string(g.ClosedBy)
-	case string(archive.Aside):
-		what += ", on a branch that the newest timeline has left"
-	}
-	if g.Dropped {
-		what += "; dropped because of archive.queue-max"
-	}
-	return what + notesText(g.Notes)
-}
-
-func notesText(notes []noteInfo) string {
-	text := ""
-	for _, n := range notes {
-		text += fmt.Sprintf("; acknowledged %s by %s: %s", timeText(n.Time), n.By, oneLine(n.Note))
-	}
-	return text
-}
-
-func (c conflictInfo) text() string {
-	what := "another content of " + c.File + " was refused"
-	if c.Host != "" || c.Path != "" {
-		what += fmt.Sprintf(", from %s:%s", c.Host, c.Path)
-	}
-	what += fmt.Sprintf(", first at %s: %s", timeText(c.Time), c.Status)
-	if c.Message != "" {
-		what += "; " + oneLine(c.Message)
-	}
-	return what + notesText(c.Notes)
-}
-
-func (f foreignInfo) text() string {
-	return fmt.Sprintf("WAL of system identifier %s was refused, from %s:%s, first at %s", f.SystemID, f.Host, f.Path, timeText(f.Time))
-}
-
-func (l ledgerInfo) writeText(b *strings.Builder) {
-	for _, g := range l.Gaps {
-		fmt.Fprintf(b, "            wal gap (%s)\n", oneLine(g.text()))
-	}
-	for _, c := range l.Conflicts {
-		fmt.Fprintf(b, "            wal %s (%s)\n", strings.ReplaceAll(c.Kind, "-", " "), oneLine(c.text()))
-	}
-	for _, f := range l.Foreign {
-		fmt.Fprintf(b, "            foreign wal (%s)\n", oneLine(f.text()))
-	}
-	for _, d := range l.DamagedHistories {
-		fmt.Fprintf(b, "            history of timeline %d cannot be read: %s\n", d.Timeline, d.Error)
-	}
-	for _, tli := range l.NoHistory {
-		fmt.Fprintf(b, "            history of timeline %d is not in the archive\n", tli)
-	}
-}
-
-func (r reachInfo) text() string {
-	text := fmt.Sprintf("timeline %d to %s", r.Timeline, r.LSN)
-	if r.Time != nil {
-		text += ", last commit " + timeText(*r.Time)
-	}
-	if r.Gap {
-		text += ", where " + r.Missing + " is missing"
-	}
-	return text
-}
+// maxProblems bounds the gaps and the conflicts that check tells of one by one.
+const maxProblems = 20
 
 // ledgerProblems are what check says of the WAL of the identity that archives now.
 // unread is why not all events could be read: one of them may be of a conflict.
@@ -227,7 +165,13 @@ func ledgerProblems(repository string, l archive.IdentityLedger, unread error) [
 		err := fmt.Errorf("repository %q: %w", repository, fmt.Errorf(format, args...))
 		out = append(out, readiness.Problem{Error: hint.Wrap(err, "%s", advice), Fatal: fatal})
 	}
-	for _, g := range l.OpenGaps() {
+	open := l.OpenGaps()
+	for i, g := range open {
+		if i == maxProblems {
+			problem(true, "'pgbak ledger' shows them all; a new backup closes those before it.", "%d more runs of WAL are missing in the archive, the last of them %s to %s",
+				len(open)-i, l.Name(open[len(open)-1].Timeline, open[len(open)-1].First), l.Name(open[len(open)-1].Timeline, open[len(open)-1].Last))
+			break
+		}
 		first, last, why := l.Name(g.Timeline, g.First), l.Name(g.Timeline, g.Last), ""
 		if g.IsDropped {
 			why = "; archive-push gave them up because of archive.queue-max"
@@ -235,10 +179,15 @@ func ledgerProblems(repository string, l archive.IdentityLedger, unread error) [
 		problem(true, fmt.Sprintf("push them if a server still has them in pg_wal; else take a new backup, behind which recovery is possible again, or, if the loss is known, run 'pgbak ledger acknowledge %s %s --note TEXT'.", first, last),
 			"WAL from %s to %s (%d segments) is missing in the archive, and recovery from older backups ends there%s", first, last, g.Count(), why)
 	}
-	for _, c := range l.OpenConflicts() {
+	conflicts := l.OpenConflicts()
+	for i, c := range conflicts {
+		if i == maxProblems {
+			problem(true, "'pgbak ledger' shows them all.", "%d more files were refused because another content has their name", len(conflicts)-i)
+			break
+		}
 		info := newLedgerInfo(archive.IdentityLedger{Identity: l.Identity, Conflicts: []archive.Conflict{c}}).Conflicts[0]
 		problem(true, fmt.Sprintf("two servers archive to this stanza, or one was rewound: find out which is right; take a new backup of it, or run 'pgbak ledger acknowledge %s %s --note TEXT'.", oneLine(c.First), oneLine(c.Last)),
-			"%s", info.text())
+			"%s", info.text(nil))
 	}
 	if unread != nil {
 		problem(true, "let the user who runs pgbak read them; move a damaged object away: what it told is lost, and a gap may have to be acknowledged again.",

@@ -200,7 +200,7 @@ func TestAnEventCannotWriteOnTheTerminal(t *testing.T) {
 		Conflicts: []conflictInfo{{Kind: "conflict", File: text, Host: text, Path: text, Status: text, Message: text}},
 		Foreign:   []foreignInfo{{SystemID: "1", Host: text, Path: text}}}
 	var b strings.Builder
-	info.writeText(&b)
+	info.writeText(&b, 0)
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	if len(lines) != 3 {
 		t.Errorf("%d lines, want 3: %q", len(lines), lines)
