@@ -13,6 +13,7 @@ import (
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/internal/received"
+	"github.com/pgbak/pgbak/internal/waltest"
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
 	"github.com/pgbak/pgbak/storage/mem"
@@ -24,7 +25,7 @@ type receivedCase struct {
 	*testing.T
 	store   *mem.Store
 	stanza  *repo.Stanza
-	wal     *madeWAL
+	wal     *waltest.WAL
 	dir     string
 	entries []entry
 }
@@ -32,9 +33,9 @@ type receivedCase struct {
 func newReceivedCase(t *testing.T) *receivedCase {
 	t.Helper()
 	st := mem.New()
-	c := &receivedCase{T: t, store: st, stanza: testStanza(t, st), wal: newMadeWAL(0x200000).to(0x800000), dir: t.TempDir(), entries: cluster()}
-	c.archive(1, 2, c.wal.whole(2))
-	c.archive(1, 3, c.wal.whole(3))
+	c := &receivedCase{T: t, store: st, stanza: testStanza(t, st), wal: waltest.New(7_400_000_000_000_000_001, 0x200000).To(0x800000), dir: t.TempDir(), entries: cluster()}
+	c.archive(1, 2, c.wal.Whole(2))
+	c.archive(1, 3, c.wal.Whole(3))
 	storeBackup(t, c.stanza, c.entries, repo.BackupHeader{Timeline: 1, Start: repo.BackupPoint{Time: clock(1), LSN: 0x200028},
 		Stop: repo.BackupPoint{Time: clock(2), LSN: 0x300100}})
 	c.claim(received.Identity{Stanza: "main", SystemID: 7_400_000_000_000_000_001, Major: 18, SegmentSize: smallWAL})
@@ -185,12 +186,12 @@ const (
 
 func TestReceivedWALIsPutBehindTheArchive(t *testing.T) {
 	c := newReceivedCase(t)
-	part := c.wal.segment(5, 0x580010)
-	c.receive(segment3, c.wal.whole(3))
-	c.receive(segment4, c.wal.whole(4))
+	part := c.wal.Segment(5, 0x580010)
+	c.receive(segment3, c.wal.Whole(3))
+	c.receive(segment4, c.wal.Whole(4))
 	c.receive(segment5+".partial", part)
 	p, dir := c.restored()
-	end := c.wal.validTo(0x580010)
+	end := c.wal.ValidTo(0x580010)
 	c.takes(p, segment4, segment5+".partial", 2, end)
 	c.warns(p, "")
 	if p.Reachable.To.LSN != end || p.WAL.Last != segment5 {
@@ -200,15 +201,15 @@ func TestReceivedWALIsPutBehindTheArchive(t *testing.T) {
 		t.Errorf("it says %q, want %q", p.Received, want)
 	}
 	c.inPgWAL(dir, segment3, nil)
-	c.inPgWAL(dir, segment4, c.wal.whole(4))
+	c.inPgWAL(dir, segment4, c.wal.Whole(4))
 	c.inPgWAL(dir, segment5, padded(part))
 	c.inPgWAL(dir, segment5+".partial", nil)
 }
 
 func TestOnlyTheReceivedWALThatIsNeededIsTaken(t *testing.T) {
 	c := newReceivedCase(t)
-	c.receive(segment4, c.wal.whole(4))
-	c.receive(segment5+".partial", c.wal.segment(5, 0x580010))
+	c.receive(segment4, c.wal.Whole(4))
+	c.receive(segment5+".partial", c.wal.Segment(5, 0x580010))
 	p := c.planTo(Target{Type: TargetLSN, LSN: 0x480000})
 	c.takes(p, segment4, segment4, 1, 0x500000) // not further, though the record at its end goes on in the next
 	if want := postgres.LSN(0x600000); p.Reachable.To.LSN != want {
@@ -223,22 +224,22 @@ func TestOnlyTheReceivedWALThatIsNeededIsTaken(t *testing.T) {
 
 func TestReceivedWALBehindAHoleIsNotReached(t *testing.T) {
 	c := newReceivedCase(t)
-	c.receive(segment5, c.wal.whole(5))
+	c.receive(segment5, c.wal.Whole(5))
 	p := c.plan()
 	c.takes(p, "", "", 0, 0)
 	if p.WAL.Last != segment3 {
 		t.Errorf("the plan goes to %s", p.WAL.Last)
 	}
 	// With segment 4 in the archive the row is whole.
-	c.archive(1, 4, c.wal.whole(4))
-	c.takes(c.plan(), segment5, segment5, 1, c.wal.validTo(0x600000))
+	c.archive(1, 4, c.wal.Whole(4))
+	c.takes(c.plan(), segment5, segment5, 1, c.wal.ValidTo(0x600000))
 }
 
 func TestAPartialSegmentDoesNotStandForAWholeOne(t *testing.T) {
 	c := newReceivedCase(t)
-	c.receive(segment4, c.wal.whole(4))
-	c.receive(segment4+".partial", c.wal.segment(4, 0x480000))
-	c.takes(c.plan(), segment4, segment4, 1, c.wal.validTo(0x500000))
+	c.receive(segment4, c.wal.Whole(4))
+	c.receive(segment4+".partial", c.wal.Segment(4, 0x480000))
+	c.takes(c.plan(), segment4, segment4, 1, c.wal.ValidTo(0x500000))
 }
 
 func TestReceivedWALOfAnotherClusterIsRefused(t *testing.T) {
@@ -263,7 +264,7 @@ func TestReceivedWALOfAnotherClusterIsRefused(t *testing.T) {
 
 func TestDamagedReceivedWAL(t *testing.T) {
 	wrong := func(c *receivedCase) []byte {
-		b := c.wal.whole(4)
+		b := c.wal.Whole(4)
 		b[24]++ // of the system identifier
 		return b
 	}
@@ -276,7 +277,7 @@ func TestDamagedReceivedWAL(t *testing.T) {
 		c := newReceivedCase(t)
 		c.receive(segment4+".partial", wrong(c))
 		c.takes(c.plan(), "", "", 0, 0)
-		c.receive(segment4+".partial", c.wal.segment(4, 0x400010))
+		c.receive(segment4+".partial", c.wal.Segment(4, 0x400010))
 		c.takes(c.plan(), "", "", 0, 0)
 		c.receive(segment4+".partial", nil)
 		c.takes(c.plan(), "", "", 0, 0)
@@ -284,7 +285,7 @@ func TestDamagedReceivedWAL(t *testing.T) {
 	t.Run("a whole segment is not short", func(t *testing.T) {
 		c := newReceivedCase(t)
 		for size, words := range map[int]string{10: "unexpected EOF", 8192: segment4 + " has 8192 bytes"} {
-			c.receive(segment4, c.wal.whole(4)[:size])
+			c.receive(segment4, c.wal.Whole(4)[:size])
 			if _, err := MakePlan(t.Context(), c.options(Target{Type: TargetLatest})); err == nil || !strings.Contains(err.Error(), words) {
 				t.Errorf("%d bytes: %v, want %q", size, err, words)
 			}
@@ -292,12 +293,12 @@ func TestDamagedReceivedWAL(t *testing.T) {
 	})
 	t.Run("the WAL ends before the last segment", func(t *testing.T) {
 		c := newReceivedCase(t)
-		torn := c.wal.whole(4)
+		torn := c.wal.Whole(4)
 		clear(torn[0x80000:])
 		c.receive(segment4, torn)
-		c.receive(segment5, c.wal.whole(5))
+		c.receive(segment5, c.wal.Whole(5))
 		p := c.plan()
-		end := c.wal.validTo(0x480000)
+		end := c.wal.ValidTo(0x480000)
 		c.takes(p, segment4, segment5, 2, end)
 		c.warns(p, "the valid WAL ends at "+end.String()+", though "+segment5+" was received too")
 		if p.Reachable.To.LSN != end {
@@ -309,23 +310,22 @@ func TestDamagedReceivedWAL(t *testing.T) {
 // What both have must be the same, as far as it is valid WAL.
 func TestReceivedWALThatContradictsTheArchiveIsRefused(t *testing.T) {
 	c := newReceivedCase(t)
-	part := c.wal.segment(3, 0x380000)
-	valid := int(c.wal.validTo(0x380000) - 0x300000)
+	part := c.wal.Segment(3, 0x380000)
+	valid := int(c.wal.ValidTo(0x380000) - 0x300000)
 	copy(part[valid:], "remains of a crash")
 	for _, name := range []string{segment3 + ".partial", segment3} {
 		c.receive(name, part)
 		c.warns(c.plan(), "")
 	}
-	other := c.wal.branch(1, c.wal.validTo(0x340000))
-	other.rng.Uint64() // from here on it is another server
-	other.to(0x400000)
-	c.receive(segment3, other.whole(3))
+	other := c.wal.Branch(1, c.wal.ValidTo(0x340000))
+	other.Diverge().To(0x400000)
+	c.receive(segment3, other.Whole(3))
 	c.warns(c.plan(), "") // a partial segment is behind it
 	if err := os.Remove(filepath.Join(c.dir, segment3+".partial")); err != nil {
 		t.Fatal(err)
 	}
 	c.refused(segment3+" holds other WAL than the archive has under that name", "two servers have written the same segment")
-	c.receive(segment3+".partial", other.segment(3, 0x380000))
+	c.receive(segment3+".partial", other.Segment(3, 0x380000))
 	c.refused(segment3 + ".partial holds other WAL than the archive has under that name")
 
 	for key, err := range c.store.List(t.Context(), "wal/", "") {
@@ -342,9 +342,9 @@ func TestReceivedWALThatContradictsTheArchiveIsRefused(t *testing.T) {
 }
 
 // fork is a timeline 2 that begins within segment 5, and its history file.
-func (c *receivedCase) fork() (w *madeWAL, at postgres.LSN, history string) {
-	at = c.wal.validTo(0x540000)
-	return c.wal.branch(2, at).to(0x800000), at, fmt.Sprintf("1\t%s\tno recovery target specified\n", at)
+func (c *receivedCase) fork() (w *waltest.WAL, at postgres.LSN, history string) {
+	at = c.wal.ValidTo(0x540000)
+	return c.wal.Branch(2, at).To(0x800000), at, fmt.Sprintf("1\t%s\tno recovery target specified\n", at)
 }
 
 const (
@@ -356,22 +356,22 @@ const (
 func TestATimelineThatWasReceivedIsFollowed(t *testing.T) {
 	c := newReceivedCase(t)
 	w, at, history := c.fork()
-	c.receive(segment4, c.wal.whole(4))
-	c.receive(segment5+".partial", c.wal.segment(5, 0x580000))
+	c.receive(segment4, c.wal.Whole(4))
+	c.receive(segment5+".partial", c.wal.Segment(5, 0x580000))
 	c.receive(history2, []byte(history))
-	c.receive(on2segment5, w.whole(5))
-	c.receive(on2segment6+".partial", w.segment(6, 0x650000))
+	c.receive(on2segment5, w.Whole(5))
+	c.receive(on2segment6+".partial", w.Segment(6, 0x650000))
 	p, dir := c.restored()
-	c.takes(p, segment4, on2segment6+".partial", 4, w.validTo(0x650000))
+	c.takes(p, segment4, on2segment6+".partial", 4, w.ValidTo(0x650000))
 	c.warns(p, "")
 	if len(p.Timelines) != 2 || p.Timelines[1].Begin != at {
 		t.Errorf("timelines %+v", p.Timelines)
 	}
 	c.inPgWAL(dir, history2, []byte(history))
-	c.inPgWAL(dir, segment4, c.wal.whole(4))
+	c.inPgWAL(dir, segment4, c.wal.Whole(4))
 	c.inPgWAL(dir, segment5, nil)
-	c.inPgWAL(dir, on2segment5, w.whole(5))
-	c.inPgWAL(dir, on2segment6, padded(w.segment(6, 0x650000)))
+	c.inPgWAL(dir, on2segment5, w.Whole(5))
+	c.inPgWAL(dir, on2segment6, padded(w.Segment(6, 0x650000)))
 }
 
 // Behind a promotion the segment of the switch point is received again, from its
@@ -384,17 +384,17 @@ func TestASegmentThatIsReceivedAgainLosesNothing(t *testing.T) {
 			if further == 0 {
 				further = at
 			}
-			c.receive(segment4, c.wal.whole(4))
-			c.receive(segment5+".partial", c.wal.segment(5, 0x580000)) // beyond the switch point
+			c.receive(segment4, c.wal.Whole(4))
+			c.receive(segment5+".partial", c.wal.Segment(5, 0x580000)) // beyond the switch point
 			c.receive(history2, []byte(history))
-			c.receive(on2segment5+".partial", w.segment(5, further))
-			want := w.segment(5, max(at, further))
+			c.receive(on2segment5+".partial", w.Segment(5, further))
+			want := w.Segment(5, max(at, further))
 			p, dir := c.restored()
 			last := segment5
 			if further >= at {
 				last = on2segment5
 			}
-			c.takes(p, segment4, last+".partial", 3, w.validTo(max(at, further)))
+			c.takes(p, segment4, last+".partial", 3, w.ValidTo(max(at, further)))
 			c.inPgWAL(dir, on2segment5, padded(want))
 			c.inPgWAL(dir, segment5, nil)
 		})
@@ -402,23 +402,23 @@ func TestASegmentThatIsReceivedAgainLosesNothing(t *testing.T) {
 	t.Run("and is archived under the old name", func(t *testing.T) {
 		c := newReceivedCase(t)
 		w, at, history := c.fork()
-		c.archive(1, 4, c.wal.whole(4))
-		c.archive(1, 5, c.wal.whole(5))
+		c.archive(1, 4, c.wal.Whole(4))
+		c.archive(1, 5, c.wal.Whole(5))
 		c.receive(history2, []byte(history))
-		c.receive(on2segment5+".partial", w.segment(5, 0x520000))
+		c.receive(on2segment5+".partial", w.Segment(5, 0x520000))
 		_, dir := c.restored()
 		c.inPgWAL(dir, on2segment5, nil) // recovery prefers it to the archived one
-		c.receive(on2segment5+".partial", w.segment(5, at))
+		c.receive(on2segment5+".partial", w.Segment(5, at))
 		_, dir = c.restored()
-		c.inPgWAL(dir, on2segment5, padded(w.segment(5, at)))
+		c.inPgWAL(dir, on2segment5, padded(w.Segment(5, at)))
 	})
 	t.Run("and is archived under the new name", func(t *testing.T) {
 		c := newReceivedCase(t)
 		w, _, history := c.fork()
-		c.archive(1, 4, c.wal.whole(4))
+		c.archive(1, 4, c.wal.Whole(4))
 		c.archiveHistory(2, history)
-		c.archive(2, 5, w.whole(5))
-		c.receive(segment5+".partial", c.wal.segment(5, 0x520000))
+		c.archive(2, 5, w.Whole(5))
+		c.receive(segment5+".partial", c.wal.Segment(5, 0x520000))
 		p, dir := c.restored()
 		c.takes(p, "", "", 0, 0)
 		c.inPgWAL(dir, on2segment5, nil)
@@ -429,12 +429,12 @@ func TestASegmentThatIsReceivedAgainLosesNothing(t *testing.T) {
 func TestAReceivedHistoryThatContradictsTheArchiveIsRefused(t *testing.T) {
 	c := newReceivedCase(t)
 	w, at, history := c.fork()
-	c.archive(1, 4, c.wal.whole(4))
+	c.archive(1, 4, c.wal.Whole(4))
 	c.archiveHistory(2, history)
 	c.receive(history2, []byte(fmt.Sprintf("1\t%s\tanother reason\n", at)))
-	c.receive(on2segment5, w.whole(5))
+	c.receive(on2segment5, w.Whole(5))
 	p := c.plan()
-	c.takes(p, on2segment5, on2segment5, 1, w.validTo(0x600000))
+	c.takes(p, on2segment5, on2segment5, 1, w.ValidTo(0x600000))
 	c.receive(history2, []byte(fmt.Sprintf("1\t%s\tno recovery target specified\n", at+8)))
 	c.refused(history2+" says another thing than the one in the archive", "two servers have begun the same timeline")
 	c.receive(history2, []byte("x"))
@@ -445,29 +445,29 @@ func TestAReceivedHistoryThatContradictsTheArchiveIsRefused(t *testing.T) {
 func TestReceivedWALThatIsNotOnTheWayIsSaid(t *testing.T) {
 	c := newReceivedCase(t)
 	_, at, history := c.fork()
-	c.archive(1, 4, c.wal.whole(4))
-	c.archive(1, 5, c.wal.whole(5))
+	c.archive(1, 4, c.wal.Whole(4))
+	c.archive(1, 5, c.wal.Whole(5))
 	c.archiveHistory(2, history)
-	c.receive("000000010000000000000006.partial", c.wal.segment(6, 0x650000))
+	c.receive("000000010000000000000006.partial", c.wal.Segment(6, 0x650000))
 	const words = "is not on the way to timeline 2: what was done there is not restored; --target-timeline 1 follows it"
-	warning := "what was received goes to " + c.wal.validTo(0x650000).String() + " on timeline 1, which " + words
+	warning := "what was received goes to " + c.wal.ValidTo(0x650000).String() + " on timeline 1, which " + words
 	c.warns(c.plan(), warning)
 	c.warns(c.planTo(Target{Type: TargetLSN, LSN: 0x480000}), warning)
 	p := c.planTo(Target{Type: TargetLatest, Timeline: "1"})
 	c.warns(p, "")
-	c.takes(p, "000000010000000000000006.partial", "000000010000000000000006.partial", 1, c.wal.validTo(0x650000))
+	c.takes(p, "000000010000000000000006.partial", "000000010000000000000006.partial", 1, c.wal.ValidTo(0x650000))
 
 	// What ends before the switch point is on the way.
 	c = newReceivedCase(t)
 	c.archiveHistory(2, history)
-	c.receive(segment4, c.wal.whole(4))
-	c.receive(segment5+".partial", c.wal.segment(5, at))
+	c.receive(segment4, c.wal.Whole(4))
+	c.receive(segment5+".partial", c.wal.Segment(5, at))
 	c.warns(c.plan(), "")
 }
 
 func TestReceivedWALReplacesNothingOfTheBackup(t *testing.T) {
 	c := newReceivedCase(t)
-	c.receive(segment4, c.wal.whole(4))
+	c.receive(segment4, c.wal.Whole(4))
 	entries := slices.Clone(c.entries)
 	at := slices.IndexFunc(entries, func(e entry) bool { return e.path == "pg_wal" })
 	entries = slices.Insert(entries, at+1, entry{path: "pg_wal/" + segment4, data: []byte("of the backup")})
