@@ -385,3 +385,71 @@ func TestWhatIsBehindASwitchIsSettled(t *testing.T) {
 		t.Error("a whole segment of 100 bytes was settled")
 	}
 }
+
+// All of a header may come by itself, or in any pieces.
+func TestTheHeadOfASegmentIsComparedWithItsName(t *testing.T) {
+	made := waltest.New(7, 0x300000).To(0x310000).Segment(3, 0x310000)
+	for title, c := range map[string]struct {
+		change  func(b []byte)
+		refused string
+	}{
+		"its own":                      {func([]byte) {}, ""},
+		"of the timeline before":       {func(b []byte) { b[4] = 1 }, ""},
+		"of another system identifier": {func(b []byte) { b[24] = 8 }, "it is of system identifier 8, PostgreSQL 18"},
+		"of another major":             {func(b []byte) { b[0] = 0x16 }, "it is of system identifier 7, PostgreSQL 17"},
+		"of another segment size":      {func(b []byte) { b[34] = 0x20 }, "with segments of 2097152 bytes"},
+		"of another position":          {func(b []byte) { b[10] = 0x20 }, "it begins with the page of 0/200000 on timeline 1"},
+		"of a later timeline":          {func(b []byte) { b[4] = 3 }, "it begins with the page of 0/300000 on timeline 3"},
+	} {
+		for _, first := range []int{1, postgres.WALHeaderSize - 1, postgres.WALHeaderSize, postgres.WALHeaderSize + 1} {
+			d := open(t, t.TempDir())
+			s, err := d.Begin(madeIdentity(), file3(2), 0, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			b := bytes.Clone(made)
+			c.change(b)
+			_, err = s.Write(b[:first])
+			if err == nil {
+				_, err = s.Write(b[first:])
+			}
+			if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), "000000020000000000000003.partial: "+c.refused)) {
+				t.Errorf("%s, %d bytes first: %v, want %q", title, first, err, c.refused)
+			}
+			if err := s.Sync(); (err == nil) != (c.refused == "") {
+				t.Errorf("%s, %d bytes first: after that %v", title, first, err)
+			}
+		}
+	}
+}
+
+func TestBehindAWholeSegmentReceivingGoesOn(t *testing.T) {
+	d := open(t, t.TempDir())
+	if p, ok, err := d.Position(madeIdentity()); ok || err != nil {
+		t.Errorf("an empty directory: %+v %v", p, err)
+	}
+	for _, name := range []string{"000000010000000000000002", whole3, "00000002.history", "00000001000000000000000X"} {
+		if err := os.WriteFile(d.Path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, ok, err := d.Position(madeIdentity()); err != nil || !ok || p != (Position{Timeline: 1, End: 0x400000, Next: 0x400000}) {
+		t.Errorf("%+v %t %v", p, ok, err)
+	}
+	if files, err := d.Files(waltest.SegmentSize); err != nil || len(files) != 3 {
+		t.Errorf("%v %v", files, err)
+	}
+}
+
+func TestASmallFileIsSmall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for size, fits := range map[int]bool{maxSmallFile: true, maxSmallFile + 1: false} {
+		if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := ReadSmall(path); (err == nil) != fits || fits && len(data) != size {
+			t.Errorf("%d bytes: %d, %v", size, len(data), err)
+		}
+	}
+}
