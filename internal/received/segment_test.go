@@ -388,7 +388,7 @@ func TestWhatIsBehindASwitchIsSettled(t *testing.T) {
 
 // All of a header may come by itself, or in any pieces.
 func TestTheHeadOfASegmentIsComparedWithItsName(t *testing.T) {
-	made := waltest.New(7, 0x300000).To(0x310000).Segment(3, 0x310000)
+	made := waltest.New(7, 0x400000).To(0x410000).Segment(4, 0x410000)
 	for title, c := range map[string]struct {
 		change  func(b []byte)
 		refused string
@@ -399,11 +399,11 @@ func TestTheHeadOfASegmentIsComparedWithItsName(t *testing.T) {
 		"of another major":             {func(b []byte) { b[0] = 0x16 }, "it is of system identifier 7, PostgreSQL 17"},
 		"of another segment size":      {func(b []byte) { b[34] = 0x20 }, "with segments of 2097152 bytes"},
 		"of another position":          {func(b []byte) { b[10] = 0x20 }, "it begins with the page of 0/200000 on timeline 1"},
-		"of a later timeline":          {func(b []byte) { b[4] = 3 }, "it begins with the page of 0/300000 on timeline 3"},
+		"of a later timeline":          {func(b []byte) { b[4] = 3 }, "it begins with the page of 0/400000 on timeline 3"},
 	} {
 		for _, first := range []int{1, postgres.WALHeaderSize - 1, postgres.WALHeaderSize, postgres.WALHeaderSize + 1} {
 			d := open(t, t.TempDir())
-			s, err := d.Begin(madeIdentity(), file3(2), 0, 0)
+			s, err := d.Begin(madeIdentity(), postgres.WALFile{Timeline: 2, Segment: 4}, 0, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -414,7 +414,7 @@ func TestTheHeadOfASegmentIsComparedWithItsName(t *testing.T) {
 			if err == nil {
 				_, err = s.Write(b[first:])
 			}
-			if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), "000000020000000000000003.partial: "+c.refused)) {
+			if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), "000000020000000000000004.partial: "+c.refused)) {
 				t.Errorf("%s, %d bytes first: %v, want %q", title, first, err, c.refused)
 			}
 			if err := s.Sync(); (err == nil) != (c.refused == "") {
