@@ -397,7 +397,7 @@ func TestTheHeadOfASegmentIsComparedWithItsName(t *testing.T) {
 		"of the timeline before":       {func(b []byte) { b[4] = 1 }, ""},
 		"of another system identifier": {func(b []byte) { b[24] = 8 }, "it is of system identifier 8, PostgreSQL 18"},
 		"of another major":             {func(b []byte) { b[0] = 0x16 }, "it is of system identifier 7, PostgreSQL 17"},
-		"of another segment size":      {func(b []byte) { b[34] = 0x20 }, "with segments of 2097152 bytes"},
+		"of another segment size":      {func(b []byte) { b[34] = 0x20 }, "it is of system identifier 7, PostgreSQL 18, with segments of 2097152 bytes"},
 		"of another position":          {func(b []byte) { b[10] = 0x20 }, "it begins with the page of 0/200000 on timeline 1"},
 		"of a later timeline":          {func(b []byte) { b[4] = 3 }, "it begins with the page of 0/400000 on timeline 3"},
 	} {
