@@ -61,12 +61,13 @@ func TestTheEndOfTheWALIsReadFromTheSegmentItself(t *testing.T) {
 		failed  string
 		until   postgres.LSN
 	}{
-		"its WAL ends inside":  {whole, "", w.ValidTo(0x480000)},
-		"all of it is WAL":     {waltest.New(7, 0x100000).To(0x600000).Whole(4), "", waltest.New(7, 0x100000).To(0x600000).ValidTo(0x500000)},
-		"it is short":          {whole[:1000], "000000010000000000000004: it has 1000 bytes, want 1048576", 0},
-		"it is another one":    {w.Whole(3), "0/300000", 0},
-		"it is no WAL":         {make([]byte, waltest.SegmentSize), "WAL page header", 0},
-		"it is not in archive": {nil, "000000010000000000000004", 0},
+		"its WAL ends inside":      {whole, "", w.ValidTo(0x480000)},
+		"all of it is WAL":         {waltest.New(7, 0x100000).To(0x600000).Whole(4), "", waltest.New(7, 0x100000).To(0x600000).ValidTo(0x500000)},
+		"it is short":              {whole[:1000], "000000010000000000000004: it has 1000 bytes, want 1048576", 0},
+		"it is of another cluster": {waltest.New(8, 0x100000).To(0x500000).Whole(4), "is damaged (is of another cluster): it has system identifier 8, not 7", 0},
+		"it is another one":        {w.Whole(3), "0/300000", 0},
+		"it is no WAL":             {make([]byte, waltest.SegmentSize), "WAL page header", 0},
+		"it is not in archive":     {nil, "000000010000000000000004", 0},
 	} {
 		t.Run(title, func(t *testing.T) {
 			s := newStanza(t, mem.New(), id)
