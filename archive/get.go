@@ -178,7 +178,7 @@ func checkHead(head []byte, f postgres.WALFile, id repo.Identity) error {
 	case err != nil:
 		what = "is not a WAL segment"
 	case h.SystemID != id.SystemID:
-		what = fmt.Sprintf("is of system identifier %d, not %d", h.SystemID, id.SystemID)
+		what, err = "is of another cluster", fmt.Errorf("it has system identifier %d, not %d", h.SystemID, id.SystemID)
 	default:
 		if err = checkPosition(name, h, f, id.SegmentSize); err != nil {
 			what = "is another segment"

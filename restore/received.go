@@ -237,11 +237,6 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	plan := &ReceivedPlan{Directory: w.dir.Path()}
 	p.Received = plan
 	p.Warnings = append(p.Warnings, w.doubts...)
-	if left, err := w.left(d.reach.path.history); err != nil {
-		return err
-	} else if left != "" && (q.target.Type == TargetLatest || q.target.Type == "") {
-		p.Warnings = append(p.Warnings, left)
-	}
 	for tli := range w.histories {
 		history := postgres.WALFile{Kind: postgres.WALHistory, Timeline: tli}
 		plan.files = append(plan.files, plannedFile{history, receivedFile{WALFile: history}})
@@ -271,7 +266,7 @@ func (p *Plan) planReceived(ctx context.Context, w *receivedWAL, q *request, d d
 	if err != nil {
 		return fmt.Errorf("read received WAL: %w", err)
 	}
-	plan.End = end.end
+	plan.End = min(end.end, d.reach.path.start(last+1)) // the last record may go on in a segment that is not needed
 	if last == d.reach.Next-1 {
 		p.Reachable.To.LSN = end.end
 	}

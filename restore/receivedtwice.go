@@ -46,14 +46,3 @@ func (w *receivedWAL) judgeTwice(ctx context.Context, s *repo.Stanza, identity r
 	}
 	return nil
 }
-
-// left is what the plan says of received WAL that is not on the way to the target's
-// timeline; "" if all of it is.
-func (w *receivedWAL) left(h postgres.History) (string, error) {
-	at, ok, err := w.dir.Position(w.id)
-	if err != nil || !ok || at.Timeline == h.Timeline || h.Contains(at.Timeline, at.End) {
-		return "", err
-	}
-	return fmt.Sprintf("what was received goes to %s on timeline %d, which is not on the way to timeline %d: what was done there is not restored; --target-timeline %d follows it",
-		at.End, at.Timeline, h.Timeline, at.Timeline), nil
-}

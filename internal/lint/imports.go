@@ -187,8 +187,8 @@ func fences() []Fence {
 			Why: "flags belong to the commands",
 		},
 		{
-			Forbidden: []string{modulePath + "/internal/pgtest", modulePath + "/internal/s3test", "testing"}, Inside: []string{"*"},
-			Except: []string{"internal/pgtest", "internal/s3test", "storage/storagetest", "internal/lint", "e2e", "bench"},
+			Forbidden: []string{modulePath + "/internal/pgtest", modulePath + "/internal/s3test", modulePath + "/internal/waltest", "testing"}, Inside: []string{"*"},
+			Except: []string{"internal/pgtest", "internal/s3test", "internal/waltest", "storage/storagetest", "internal/lint", "e2e", "bench"},
 			Linked: true, Why: "test kits stay out of programs",
 		},
 		{
