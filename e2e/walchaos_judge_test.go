@@ -219,6 +219,11 @@ func (c *chaos) checkRuns(t *testing.T, repository string, contents map[string]*
 			t.Errorf("info shows %s in %s, which no server had", name, repository)
 		}
 	}
+	for name := range c.dropped {
+		if !shown[name] && !c.told[repository][name] && !c.untold[name] {
+			t.Errorf("%s was dropped and is not in %s, which was not told", name, repository)
+		}
+	}
 	c.shown[repository] = shown
 	c.counts["runs of WAL in info"] += len(r.Identities[0].WAL)
 	for _, b := range c.backups {

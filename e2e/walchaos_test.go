@@ -88,7 +88,9 @@ type chaos struct {
 	receiver *chaosReceiver
 	means    chaosMeans
 	shown    map[string]map[string]bool // by repository, the segments that info shows; see checkRuns
-	dropped  map[string]bool            // segments that archive-push has given up, as the repositories tell
+	told     map[string]map[string]bool // by repository, segments that archive-push has given up as it knows
+	untold   map[string]bool            // such segments that only the lost server's journal knows
+	dropped  map[string]bool            // all of them
 }
 
 // chaosMeans is how a round archives.
