@@ -42,9 +42,12 @@ stanzas:
   - name: main
     connection: %q
 processes: 2
-`, c.local, c.bucket.settings(), c.primary.DSN()))
-	if r.service == nil {
+`, c.local, c.bucket.settings(), c.primary.wire.dsn()))
+	switch {
+	case r.service == nil:
 		r.begin(t)
+	case r.service.isStopped():
+		r.goOn(t)
 	}
 	r.service.kill() // by the next start the new primary is there
 }
@@ -53,12 +56,22 @@ processes: 2
 func (r *chaosReceiver) begin(t *testing.T) {
 	t.Helper()
 	r.directories++
-	dir := filepath.Join(r.dir, fmt.Sprint("wal", r.directories))
+	dir := r.directory()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	pgtest.GiveToServer(t, dir)
-	r.service = startChaosService(t, r.program, "--config", r.config, "archive-receive", "--directory", dir, "--slot", "chaos", "--create-slot", "--accept-gap")
+	r.goOn(t)
+}
+
+func (r *chaosReceiver) directory() string {
+	return filepath.Join(r.dir, fmt.Sprint("wal", r.directories))
+}
+
+// goOn starts with what there is.
+func (r *chaosReceiver) goOn(t *testing.T) {
+	t.Helper()
+	r.service = startChaosService(t, r.program, "--config", r.config, "archive-receive", "--directory", r.directory(), "--slot", "chaos", "--create-slot", "--accept-gap")
 }
 
 // watchReceiver gives the receiver an empty directory when it refuses to go on: it may
