@@ -57,9 +57,8 @@ func (n *chaosNode) follow(t *testing.T, upstream *chaosNode) bool {
 	streams := false
 	await(t.Context(), 30*time.Second, func() bool {
 		streams = n.streams()
-		// It is ahead of the place where the other's timeline began.
-		return streams || strings.Contains(n.Log(), "forked off") || strings.Contains(n.Log(), "is not in this server's history") ||
-			strings.Contains(n.Log(), "is ahead of the WAL flush position")
+		// It is ahead of the place where the other's timeline began, and says so or ends.
+		return streams || !n.Running() || strings.Contains(n.Log(), "forked off")
 	})
 	return streams
 }

@@ -24,7 +24,7 @@ import (
 // client was told of, every exit status (walchaos_truth_test.go,
 // walchaos_judge_test.go).
 //
-// PGBAK_CHAOS_SEED repeats the decisions of a run (not how processes meet),
+// Each round draws its own seed. PGBAK_CHAOS_SEED repeats the decisions of a run (not how processes meet),
 // PGBAK_CHAOS_EVENTS and PGBAK_CHAOS_TARGETS make a round longer, PGBAK_CHAOS_ROUNDS or
 // PGBAK_CHAOS_MINUTES make more rounds, with the seeds that follow.
 func TestWALChaos(t *testing.T) {
@@ -36,7 +36,7 @@ func TestWALChaos(t *testing.T) {
 		}
 		return n
 	}
-	seed := setting("PGBAK_CHAOS_SEED", "5001") // the same work for every change; other seeds are for long runs
+	seed := setting("PGBAK_CHAOS_SEED", strconv.Itoa(int(time.Now().UnixNano()%1e9))) // the name of the round has it
 	rounds, minutes := setting("PGBAK_CHAOS_ROUNDS", "1"), setting("PGBAK_CHAOS_MINUTES", "0")
 	events, targets := int(setting("PGBAK_CHAOS_EVENTS", "8")), int(setting("PGBAK_CHAOS_TARGETS", "3"))
 	var total chaosCounts
