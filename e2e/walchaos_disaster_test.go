@@ -104,7 +104,7 @@ func (c *chaos) restoreReceived(t *testing.T, last branch) {
 	n.configure(t)
 	n.expect(t, codeOK, "--repo", chaosRepositories[c.IntN(2)], "restore", "--target-dir", n.data, "--received", c.receiver.directory(),
 		"--target-timeline", fmt.Sprint(last.timeline))
-	n.Cluster = pgtest.Open(t, n.data, c.major, map[string]string{"restore_command": c.truth.getCommand(), "synchronous_standby_names": ""})
+	n.Cluster = pgtest.Open(t, n.data, c.major, map[string]string{"restore_command": c.truth.getCommand()})
 	n.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	n.configure(t)
 	there := map[string]bool{}
