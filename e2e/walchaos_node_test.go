@@ -200,7 +200,9 @@ func (c *chaos) addStandby(t *testing.T, upstream *chaosNode) {
 	n.configure(t)
 	c.restoreStandby(t, n)
 	n.openStandby(t, upstream)
-	n.WaitFor(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1", 2*time.Minute)
+	if !await(t.Context(), 3*time.Minute, n.streams) {
+		t.Fatalf("the new standby %s does not stream\n%s", n.name, lastWords(n.Log(), 30))
+	}
 	c.standbys = append(c.standbys, n)
 	c.counts["standbys made from the archive"]++
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -58,7 +59,8 @@ func (n *chaosNode) follow(t *testing.T, upstream *chaosNode) bool {
 	await(t.Context(), 30*time.Second, func() bool {
 		streams = n.streams()
 		// It is ahead of the place where the other's timeline began, and says so or ends.
-		return streams || !n.Running() || strings.Contains(n.Log(), "forked off")
+		return streams || !n.Running() || strings.Contains(n.Log(), "forked off") ||
+			strings.Contains(n.Log(), "is not in this server's history")
 	})
 	return streams
 }
@@ -73,8 +75,9 @@ func (n *chaosNode) openStandby(t *testing.T, upstream *chaosNode) {
 	n.configure(t)
 }
 
+// streams tells whether a standby gets WAL of the primary's timeline; that it tries to is called streaming, too.
 func (n *chaosNode) streams() bool {
-	rows, err := n.TryQuery("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
+	rows, err := n.TryQuery(fmt.Sprintf("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli = %d", n.c.primary.branch.timeline))
 	return err == nil && rows == "1"
 }
 
