@@ -200,8 +200,16 @@ func (c *chaos) addStandby(t *testing.T, upstream *chaosNode) {
 	n.configure(t)
 	c.restoreStandby(t, n)
 	n.openStandby(t, upstream)
-	if !await(t.Context(), 3*time.Minute, n.streams) {
-		t.Fatalf("the new standby %s does not stream\n%s", n.name, lastWords(n.Log(), 30))
+	await(t.Context(), 3*time.Minute, func() bool { return n.streams() || c.stranded(n) })
+	if !n.streams() {
+		if !c.stranded(n) {
+			t.Fatalf("the new standby %s does not stream\n%s", n.name, lastWords(n.Log(), 30))
+		}
+		c.counts["standbys that needed WAL that is nowhere"]++
+		c.lose(t, n)
+		c.backUp(t, "full")
+		c.addStandby(t, c.primary)
+		return
 	}
 	c.standbys = append(c.standbys, n)
 	c.counts["standbys made from the archive"]++

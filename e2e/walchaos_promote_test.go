@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -81,21 +82,29 @@ func (n *chaosNode) streams() bool {
 	return err == nil && rows == "1"
 }
 
-// streamsAgain waits until a standby has come back to its server. Where WAL may be dropped, it may lack what it
-// needs for that.
+// stranded tells whether a standby asks for WAL that is nowhere: it was dropped, or its primary was lost with it and
+// other standbys had removed it before they were promoted. Then only a new backup leads on.
+func (c *chaos) stranded(s *chaosNode) bool {
+	log := s.Log()
+	_, after, found := strings.Cut(log[max(0, strings.LastIndex(log, "requested WAL segment ")):], "requested WAL segment ")
+	if !found || len(after) < 24 || !strings.Contains(after, "has already been removed") {
+		return false
+	}
+	acknowledged, _ := filepath.Glob(filepath.Join(c.dir, "n*", "done", after[:24])) // the pattern is good
+	return c.means.queueMax || len(acknowledged) == 0
+}
+
+// streamsAgain waits until a standby has come back to its server.
 func (c *chaos) streamsAgain(t *testing.T, s *chaosNode) {
 	t.Helper()
-	limit := 2 * time.Minute
-	if c.means.queueMax {
-		limit = 20 * time.Second
-	}
-	switch {
-	case await(t.Context(), limit, s.streams):
+	await(t.Context(), 3*time.Minute, func() bool { return s.streams() || c.stranded(s) })
+	if s.streams() {
 		return
-	case !c.means.queueMax:
+	}
+	if !c.stranded(s) {
 		t.Fatalf("the standby %s does not stream\n%s", s.name, lastWords(s.Log(), 30))
 	}
-	c.counts["standbys that lacked dropped WAL"]++
+	c.counts["standbys that needed WAL that is nowhere"]++
 	c.standbys = slices.DeleteFunc(c.standbys, func(n *chaosNode) bool { return n == s })
 	c.lose(t, s)
 	for _, n := range c.standbys {
