@@ -17,12 +17,14 @@ import (
 
 // TestWALChaos runs a small installation through bad days: a primary and its
 // standbys archive into two repositories, one of them behind a network that
-// fails, while servers and archivers are killed, standbys are promoted, former
-// primaries come back on dead timelines, and backups are taken. Afterwards
+// fails, while servers and archivers are killed, standbys, cascading ones too, are promoted, former
+// primaries come back on dead timelines, the network between servers fails, backups are taken, and a primary
+// and its disk are lost while commits wait for a receiver. Afterwards
 // the archive is compared with what the test itself has written down: every
 // file for which PostgreSQL was told that it is archived, every commit that a
 // client was told of, every exit status (walchaos_truth_test.go,
-// walchaos_judge_test.go).
+// walchaos_judge_test.go); and the ledger's gaps, what they mean, and its ends of WAL
+// with what follows from that (walchaos_gaps_test.go, walchaos_reach_test.go).
 //
 // Each round draws its own seed. PGBAK_CHAOS_SEED repeats the decisions of a run (not how processes meet),
 // PGBAK_CHAOS_EVENTS and PGBAK_CHAOS_TARGETS make a round longer, PGBAK_CHAOS_ROUNDS or
