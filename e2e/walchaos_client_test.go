@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,23 @@ func (j *chaosJournal) note(c chaosCommit) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.commits = append(j.commits, c)
+}
+
+// told is how many commits on a branch clients were told of.
+func (j *chaosJournal) told(b branch) int {
+	n := 0
+	for _, commit := range j.all() {
+		if commit.told && commit.branch == b {
+			n++
+		}
+	}
+	return n
+}
+
+func (j *chaosJournal) all() []chaosCommit {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.commits)
 }
 
 // chaosWork is the clients of one primary: sessions with small transactions,

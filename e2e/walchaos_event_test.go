@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/s3test"
 )
 
@@ -22,7 +21,7 @@ type chaosEvent struct {
 }
 
 func (c *chaos) events() []chaosEvent {
-	return []chaosEvent{
+	events := []chaosEvent{
 		{"failover, the old primary comes back", c.failover},
 		{"the network to the bucket is cut", c.cut},
 		{"archivers are killed", c.killPushes},
@@ -34,7 +33,13 @@ func (c *chaos) events() []chaosEvent {
 		{"the standby crashes", c.crashStandby},
 		{"split brain", c.splitBrain},
 		{"switchover", c.switchover},
+		{"the network of the servers fails", c.cutServers},
+		{"another standby", c.anotherStandby},
 	}
+	if c.means.receive {
+		events = append(events, chaosEvent{"the primary and its disk are lost while commits wait for the receiver", c.disaster})
+	}
+	return events
 }
 
 // advance lets the primary fill so many segments, and archive as many of whatever waited.
@@ -199,7 +204,7 @@ func (c *chaos) crash(t *testing.T) {
 func (c *chaos) crashStandby(t *testing.T) {
 	t.Helper()
 	c.ensureStandby(t)
-	s := c.standbys[0]
+	s := c.standbys[c.IntN(len(c.standbys))]
 	s.Kill(t)
 	c.advance(t, 12+c.IntN(10)) // the primary keeps less
 	away := c.local + ".away"
@@ -216,116 +221,8 @@ func (c *chaos) crashStandby(t *testing.T) {
 	if err := os.Rename(away, c.local); err != nil {
 		t.Fatal(err)
 	}
-	s.WaitFor(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1", 2*time.Minute)
 	c.counts["standbys killed"]++
-}
-
-// promote makes the standby the primary; the caller has the old one in its hand.
-func (c *chaos) promote(t *testing.T) {
-	t.Helper()
-	s := c.standbys[0]
-	c.standbys = c.standbys[1:]
-	s.Promote(t)
-	s.configure(t)
-	c.primary = s
-	s.lead(t)
-	c.receive(t)
-	c.counts["promotions"]++
-	if c.IntN(2) == 0 {
-		c.backUp(t, "incr")
-	}
-}
-
-// failover kills the primary and promotes the standby. The old one is lost, or
-// comes back and writes on the dead timeline, with clients that believe in it.
-func (c *chaos) failover(t *testing.T) {
-	t.Helper()
-	c.ensureStandby(t)
-	old := c.primary
-	old.Kill(t)
-	c.counts["primaries killed"]++
-	old.rest()
-	c.promote(t)
-	c.advance(t, 1+c.IntN(10))
-	if c.IntN(2) == 0 {
-		old.Start(t)
-		old.toil()
-		c.haunt(t, old)
-	}
-	c.retire(t, old)
-}
-
-// splitBrain promotes the standby while the primary lives.
-func (c *chaos) splitBrain(t *testing.T) {
-	t.Helper()
-	c.ensureStandby(t)
-	old := c.primary
-	c.promote(t)
-	c.haunt(t, old)
-	c.retire(t, old)
-	c.counts["split brains"]++
-}
-
-// switchover stops the primary as one should.
-func (c *chaos) switchover(t *testing.T) {
-	t.Helper()
-	c.ensureStandby(t)
-	old := c.primary
-	old.rest()
-	old.Stop(t, "fast")
-	c.promote(t)
-	c.retire(t, old)
-	c.counts["switchovers"]++
-}
-
-// haunt lets a former primary write and archive beside the new one.
-func (c *chaos) haunt(t *testing.T, old *chaosNode) {
-	t.Helper()
-	for range 1 + c.IntN(8) {
-		old.work.wanted <- struct{}{}
-	}
-	before := old.work.filled.Load()
-	c.advance(t, 5+c.IntN(10))
-	await(t.Context(), 2*time.Minute, func() bool { return old.work.filled.Load() > before })
-	if old.work.filled.Load() == before {
-		t.Errorf("the former primary %s wrote nothing", old.name)
-	}
-	c.counts["former primaries on a dead timeline"]++
-}
-
-// retire ends a former primary: its disk is lost, or it becomes a standby by pg_rewind
-// where there is one for this major.
-func (c *chaos) retire(t *testing.T, old *chaosNode) {
-	t.Helper()
-	old.rest()
-	if c.major != pgtest.ToolMajor() || c.IntN(3) == 0 {
-		c.lose(t, old)
-		return
-	}
-	if old.Running() {
-		old.Stop(t, "fast") // waits until its archiver has come to an end of what it can
-	} else {
-		old.Start(t) // pg_rewind wants a clean end
-		old.Stop(t, "fast")
-	}
-	c.truth.harvest(t, old)
-	c.primary.Exec(t, "CHECKPOINT") // or the source's control file still has the old timeline
-	out, err := pgtest.Command(t, pgtest.Tool(t, "pg_rewind"), "-D", old.data, "--source-server", c.primary.DSN(), "-c").CombinedOutput()
-	if err != nil {
-		t.Logf("pg_rewind: %v\n%s", err, lastWords(string(out), 10))
-		c.counts["pg_rewind failed"]++
-		c.lose(t, old)
-		return
-	}
-	old.write(t, "data/standby.signal", "")
-	if !old.followNew(t, c.primary) {
-		t.Logf("%s cannot follow after pg_rewind:\n%s", old.name, lastWords(old.Log(), 10))
-		c.counts["rewound servers that could not follow"]++
-		c.lose(t, old)
-		return
-	}
-	c.standbys = append(c.standbys, old)
-	c.counts["servers rewound"]++
+	c.streamsAgain(t, s)
 }
 
 // chaosBackup is a backup that succeeded.

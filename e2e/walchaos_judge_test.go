@@ -219,6 +219,11 @@ func (c *chaos) checkRuns(t *testing.T, repository string, contents map[string]*
 			t.Errorf("info shows %s in %s, which no server had", name, repository)
 		}
 	}
+	for name := range c.dropped {
+		if !shown[name] && !c.told[repository][name] && !c.untold[name] {
+			t.Errorf("%s was dropped and is not in %s, which was not told", name, repository)
+		}
+	}
 	c.shown[repository] = shown
 	c.counts["runs of WAL in info"] += len(r.Identities[0].WAL)
 	for _, b := range c.backups {
@@ -272,11 +277,15 @@ func (c *chaos) restoreTargets(t *testing.T, contents map[string]*walContents) {
 	}
 }
 
-// restoreTo restores a cluster and lets it recover.
-func (c *chaos) restoreTo(t *testing.T, target chaosTarget) {
+// restoreTo restores a cluster and lets it recover; it is stopped then.
+func (c *chaos) restoreTo(t *testing.T, target chaosTarget) *pgtest.Cluster {
+	t.Helper()
 	dir := filepath.Join(pgtest.TempDir(t), "data")
 	args := append([]string{"--repo", target.repository, "restore", "--target-dir", dir, "--archive-mode", "off",
-		"--target-timeline", fmt.Sprint(target.branch.timeline), "--target-action", "promote"}, target.flags...)
+		"--target-timeline", fmt.Sprint(target.branch.timeline)}, target.flags...)
+	if target.flags[0] == "--type" { // or recovery ends with the archive, and the server promotes itself
+		args = append(args, "--target-action", "promote")
+	}
 	c.primary.expect(t, codeOK, args...)
 	s := pgtest.Open(t, dir, c.major, map[string]string{"autovacuum": "off"})
 	s.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
@@ -313,4 +322,5 @@ func (c *chaos) restoreTo(t *testing.T, target chaosTarget) {
 	c.counts["targets restored"]++
 	c.counts["commits that had to be there"] += inside
 	t.Logf("%d commits", inside)
+	return s
 }

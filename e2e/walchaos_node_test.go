@@ -22,6 +22,9 @@ type chaosNode struct {
 	branch branch // on which it writes; as a standby, nothing
 	work   *chaosWork
 	agent  *chaosService
+	wire   *chaosWire // on which replication comes to it
+	// upstream is where it gets its WAL from, as a standby.
+	upstream *chaosNode
 }
 
 // branch is a timeline together with what led to it: two servers may give the
@@ -106,7 +109,7 @@ func (c *chaos) newNode(t *testing.T) *chaosNode {
 		}
 	}
 	pgtest.GiveToServer(t, dir)
-	n := &chaosNode{c: c, name: name, data: filepath.Join(dir, "data"),
+	n := &chaosNode{c: c, name: name, data: filepath.Join(dir, "data"), wire: newChaosWire(t),
 		host: &host{dir: dir, program: c.program, config: filepath.Join(dir, "pgbak.yaml"), repo: c.local}}
 	c.nodes = append(c.nodes, n)
 	return n
@@ -115,6 +118,7 @@ func (c *chaos) newNode(t *testing.T) *chaosNode {
 // configure writes the node's configuration: the repositories are everybody's, the rest is its own.
 func (n *chaosNode) configure(t *testing.T) {
 	t.Helper()
+	n.wire.leadTo(n.Port)
 	m, more := n.c.means, ""
 	if m.spool {
 		more = "archive: {spool: " + filepath.Join(n.dir, "spool") + ", processes: 2"
@@ -182,19 +186,31 @@ func (n *chaosNode) rest() {
 // ensureStandby makes a standby of the primary out of the archive, if there is none.
 func (c *chaos) ensureStandby(t *testing.T) {
 	t.Helper()
-	if len(c.standbys) > 0 {
-		return
+	if len(c.standbys) == 0 {
+		c.addStandby(t, c.primary)
 	}
+}
+
+// addStandby makes a standby out of the archive.
+func (c *chaos) addStandby(t *testing.T, upstream *chaosNode) {
+	t.Helper()
 	n := c.newNode(t)
 	// The configuration of a host that has no server yet.
 	n.Cluster = &pgtest.Cluster{DataDir: n.data, Major: c.major}
 	n.configure(t)
 	c.restoreStandby(t, n)
-	n.Cluster = pgtest.Open(t, n.data, c.major, map[string]string{
-		"primary_conninfo": c.primary.DSN(), "restore_command": c.truth.getCommand(), "recovery_target_timeline": "latest",
-	})
-	n.configure(t)
-	n.WaitFor(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1", 2*time.Minute)
+	n.openStandby(t, upstream)
+	await(t.Context(), 3*time.Minute, func() bool { return n.streams() || c.stranded(n) })
+	if !n.streams() {
+		if !c.stranded(n) {
+			t.Fatalf("the new standby %s does not stream\n%s", n.name, lastWords(n.Log(), 30))
+		}
+		c.counts["standbys that needed WAL that is nowhere"]++
+		c.lose(t, n)
+		c.backUp(t, "full")
+		c.addStandby(t, c.primary)
+		return
+	}
 	c.standbys = append(c.standbys, n)
 	c.counts["standbys made from the archive"]++
 }
@@ -208,21 +224,6 @@ func (c *chaos) restoreStandby(t *testing.T, n *chaosNode) {
 		t.Fatal(err)
 	}
 	n.write(t, "data/standby.signal", "")
-}
-
-// follow points a standby at the new primary, and tells whether it can follow.
-func (n *chaosNode) followNew(t *testing.T, primary *chaosNode) bool {
-	t.Helper()
-	// A setting of the command line cannot be changed: restart it with the new one.
-	n.Stop(t, "fast")
-	n.Cluster = pgtest.Open(t, n.data, n.c.major, map[string]string{
-		"primary_conninfo": primary.DSN(), "restore_command": n.c.truth.getCommand(), "recovery_target_timeline": "latest",
-	})
-	n.configure(t)
-	return await(t.Context(), 10*time.Second, func() bool {
-		rows, err := n.TryQuery("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
-		return err == nil && rows == "1"
-	})
 }
 
 // lose takes a node out of service for ever; what it would still have archived is written down.

@@ -90,3 +90,9 @@ func (s *chaosService) stop() {
 	s.kill()
 	<-s.ended
 }
+
+func (s *chaosService) isStopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped
+}

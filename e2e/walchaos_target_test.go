@@ -152,12 +152,7 @@ func (c *chaos) walOn(way []stretch, from, to uint64, shown map[string]bool, con
 	const segment = 1 << 20
 	answer := "yes"
 	for n := from / segment; n <= to/segment; n++ {
-		var timeline uint32
-		for _, s := range way {
-			if s.begin/segment <= n {
-				timeline = s.timeline
-			}
-		}
+		timeline := timelineAt(way, n)
 		name := segmentCalled(timeline, n)
 		f := contents[name]
 		switch {
@@ -171,4 +166,15 @@ func (c *chaos) walOn(way []stretch, from, to uint64, shown map[string]bool, con
 		}
 	}
 	return answer
+}
+
+// timelineAt is the timeline on which PostgreSQL looks for a segment first: the youngest that had begun by its end.
+func timelineAt(way []stretch, n uint64) (timeline uint32) {
+	const segment = 1 << 20
+	for _, s := range way {
+		if s.begin/segment <= n {
+			timeline = s.timeline
+		}
+	}
+	return timeline
 }

@@ -17,14 +17,16 @@ import (
 
 // TestWALChaos runs a small installation through bad days: a primary and its
 // standbys archive into two repositories, one of them behind a network that
-// fails, while servers and archivers are killed, standbys are promoted, former
-// primaries come back on dead timelines, and backups are taken. Afterwards
+// fails, while servers and archivers are killed, standbys, cascading ones too, are promoted, former
+// primaries come back on dead timelines, the network between servers fails, backups are taken, and a primary
+// and its disk are lost while commits wait for a receiver. Afterwards
 // the archive is compared with what the test itself has written down: every
 // file for which PostgreSQL was told that it is archived, every commit that a
 // client was told of, every exit status (walchaos_truth_test.go,
-// walchaos_judge_test.go).
+// walchaos_judge_test.go); and the ledger's gaps, what they mean, and its ends of WAL
+// with what follows from that (walchaos_gaps_test.go, walchaos_reach_test.go).
 //
-// PGBAK_CHAOS_SEED repeats the decisions of a run (not how processes meet),
+// Each round draws its own seed. PGBAK_CHAOS_SEED repeats the decisions of a run (not how processes meet),
 // PGBAK_CHAOS_EVENTS and PGBAK_CHAOS_TARGETS make a round longer, PGBAK_CHAOS_ROUNDS or
 // PGBAK_CHAOS_MINUTES make more rounds, with the seeds that follow.
 func TestWALChaos(t *testing.T) {
@@ -36,7 +38,7 @@ func TestWALChaos(t *testing.T) {
 		}
 		return n
 	}
-	seed := setting("PGBAK_CHAOS_SEED", "5001") // the same work for every change; other seeds are for long runs
+	seed := setting("PGBAK_CHAOS_SEED", strconv.Itoa(int(time.Now().UnixNano()%1e9))) // the name of the round has it
 	rounds, minutes := setting("PGBAK_CHAOS_ROUNDS", "1"), setting("PGBAK_CHAOS_MINUTES", "0")
 	events, targets := int(setting("PGBAK_CHAOS_EVENTS", "8")), int(setting("PGBAK_CHAOS_TARGETS", "3"))
 	var total chaosCounts
@@ -88,7 +90,9 @@ type chaos struct {
 	receiver *chaosReceiver
 	means    chaosMeans
 	shown    map[string]map[string]bool // by repository, the segments that info shows; see checkRuns
-	dropped  map[string]bool            // segments that archive-push has given up, as the repositories tell
+	told     map[string]map[string]bool // by repository, segments that archive-push has given up as it knows
+	untold   map[string]bool            // such segments that only the lost server's journal knows
+	dropped  map[string]bool            // all of them
 }
 
 // chaosMeans is how a round archives.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,6 +21,9 @@ type WALStream struct {
 	// stopped is set when this side has ended its half of the copy; it belongs to
 	// the goroutine that calls Report.
 	stopped bool
+	// heard is set by Receive once the server has sent anything: then it has the WAL
+	// that was asked for.
+	heard atomic.Bool
 }
 
 // NextTimeline is where a server says that the WAL goes on after the end of a timeline.
@@ -82,7 +86,11 @@ func (s *WALStream) Receive() (WALMessage, error) {
 		}
 		switch m := m.(type) {
 		case *pgproto3.CopyData:
-			return parseWALMessage(m.Data)
+			wal, err := parseWALMessage(m.Data)
+			if !s.heard.Swap(true) {
+				wal.ReplyWanted = true // nothing could be reported until now
+			}
+			return wal, err
 		case *pgproto3.CopyDone:
 			return WALMessage{Kind: WALStreamEnd}, nil
 		case *pgproto3.CommandComplete:
@@ -97,10 +105,16 @@ func (s *WALStream) Receive() (WALMessage, error) {
 }
 
 // Report tells the server up to where WAL is durable, and asks for a sign of life
-// if replyWanted. Nothing is said after Stop.
+// if replyWanted. Nothing is said after Stop. Until the server has sent something it
+// is only asked for that: it moves the slot to any position that it is told, back as
+// well, before it finds out that it has not got the WAL from there on, and then the
+// slot is lost.
 func (s *WALStream) Report(flushed postgres.LSN, now time.Time, replyWanted bool) error {
 	if s.stopped {
 		return nil
+	}
+	if !s.heard.Load() {
+		flushed, replyWanted = 0, true
 	}
 	return s.send(&pgproto3.CopyData{Data: statusMessage(flushed, now, replyWanted)})
 }
