@@ -53,8 +53,8 @@ func TestARepositoryThatIsBackGetsWhatIsOldestAndTheOthersWhatIsNew(t *testing.T
 	}
 }
 
-// heldBy are the numbers of the segments that are in a store.
-func heldBy(t *testing.T, st *mem.Store, most int) (held []int) {
+// segmentsHeld are the numbers of the segments that are in a store.
+func segmentsHeld(t *testing.T, st *mem.Store, most int) (held []int) {
 	t.Helper()
 	s, err := openStanza(t, st)
 	if err != nil {
@@ -101,7 +101,7 @@ func TestWhatARepositoryThatCatchesUpHoldsHasNoHoles(t *testing.T) {
 					opens(t, "b", faulty.OnOp(l.b, onPut(fault != "the other fails"))))
 				b.Processes = processes
 				_, _ = b.Push(ctx, l.path(segmentNumber(1)))
-				held := heldBy(t, l.b, 9)
+				held := segmentsHeld(t, l.b, 9)
 				if len(held) > 0 && held[len(held)-1] > len(held)+processes-1 {
 					t.Errorf("%d processes, %s at put %d: the repository holds %v", processes, fault, n, held)
 				}
@@ -118,7 +118,7 @@ func TestWhatARepositoryThatCatchesUpHoldsHasNoHoles(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if a, b := heldBy(t, l.a, 9), heldBy(t, l.b, 9); len(a) != 9 || len(b) != 9 {
+				if a, b := segmentsHeld(t, l.a, 9), segmentsHeld(t, l.b, 9); len(a) != 9 || len(b) != 9 {
 					t.Errorf("afterwards %v and %v are there", a, b)
 				}
 			}
