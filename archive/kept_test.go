@@ -9,6 +9,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
 )
 
 // PostgreSQL is told that a kept file is safe. What could not be kept is not.
@@ -210,3 +214,35 @@ func TestADocumentIsWholeOrNone(t *testing.T) {
 type failingReader struct{}
 
 func (failingReader) Read([]byte) (int, error) { return 0, syscall.EIO }
+
+// Only what the repositories could not take is kept: what they refuse would never
+// be archived, though PostgreSQL had heard of success.
+func TestWhatIsRefusedIsNotKept(t *testing.T) {
+	for title, c := range map[string]struct {
+		content string
+		is      error
+	}{
+		"another history is archived": {history2 + "2\t0/500000\tanother way\n", repo.ErrWALConflict},
+		"it is no history":            {"x", ErrRefused},
+	} {
+		t.Run(title, func(t *testing.T) {
+			stanza := memStanza(t)
+			s, spool := newServer(t, 0), newSpool(t)
+			f := postgres.WALFile{Kind: postgres.WALHistory, Timeline: 3}
+			if _, err := stanza.PutWAL(t.Context(), stanza.Current(), f, repo.NewWALContent(storage.Bytes([]byte(history3)))); err != nil {
+				t.Fatal(err)
+			}
+			s.write(t, "00000003.history", []byte(c.content))
+			for n := range uint64(3) {
+				s.write(t, on(3, 5+n).Name(segmentSize), pagedSegment(testIdentity(17), on(3, 5+n)))
+			}
+			result, err := withControl(t, spool, 1, pushTo("local", stanza)).Push(t.Context(), s.path("00000003.history"))
+			if !errors.Is(err, c.is) || result.Kept {
+				t.Errorf("%+v, %v", result, err)
+			}
+			if _, err := os.Stat(spool.keptPart(testIdentity(17).SystemID)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("something is kept: %v", err)
+			}
+		})
+	}
+}

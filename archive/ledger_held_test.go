@@ -98,3 +98,30 @@ func TestTheEndOfTheWALIsReadFromTheSegmentItself(t *testing.T) {
 		})
 	}
 }
+
+func TestABackupIsConsistentWithTheLastByteOfItsWAL(t *testing.T) {
+	for stop, want := range map[postgres.LSN]bool{10*ledgerSegment - 1: true, 10 * ledgerSegment: true, 10*ledgerSegment + 1: false} {
+		b := newBooks().wal(1, 3, 9).backup("A", 1, 4, 5)
+		b.Backups[0].Header.Stop.LSN = stop
+		if r := NewLedger(&b.Catalog, 0).Identities[0].Backups[0].Own; r.IsConsistent != want {
+			t.Errorf("it ends at %s: consistent is %t", stop, r.IsConsistent)
+		}
+	}
+}
+
+func TestABackupThatTheNewestTimelineLeavesOutDoesNotLeadToIt(t *testing.T) {
+	b := newBooks().wal(1, 3, 20).history(2, 1, 10).wal(2, 10, 20).backup("A", 1, 4, 5).backup("B", 1, 12, 13)
+	for _, r := range NewLedger(&b.Catalog, 0).Identities[0].Backups {
+		if (r.Newest != nil) != (r.Label == "A") {
+			t.Errorf("%s leads to the newest timeline: %+v", r.Label, r.Newest)
+		}
+	}
+}
+
+func TestConflictsAreOfTheirCluster(t *testing.T) {
+	b := newBooks().wal(1, 3, 20).event(repo.WALConflict, 1, 15, 15).event(repo.WALHistoryConflict, 1, 16, 16)
+	b.Events[1].Identity = 2
+	if l := NewLedger(&b.Catalog, 0).Identities[0]; len(l.Conflicts) != 1 || l.Conflicts[0].First != l.Name(1, 15) {
+		t.Errorf("%+v", l.Conflicts)
+	}
+}
