@@ -79,7 +79,7 @@ func (a *app) runAgent(ctx context.Context) error {
 	}
 	counted := &agent.Metrics{}
 	service := newAgentService(a, c, counted)
-	stopHealth, err := a.serveHealth(c.Agent.Listen, service, counted)
+	address, stopHealth, err := a.serveHealth(c.Agent.Listen, service, counted)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (a *app) runAgent(ctx context.Context) error {
 	s := &agent.Server{Socket: c.Agent.Socket, Service: service, Code: generalCode, Processes: requestsAtOnce(c, processes),
 		Log: a.log, Clock: a.clock, Drain: drainTime, Metrics: counted}
 	err = s.Serve(ctx, func() {
-		a.log.Info("the agent is ready", "socket", c.Agent.Socket, "listen", c.Agent.Listen, "processes", processes)
+		a.log.Info("the agent is ready", "socket", c.Agent.Socket, "listen", address, "processes", processes)
 		a.notifySupervisor("READY=1")
 	})
 	a.notifySupervisor("STOPPING=1")
@@ -117,14 +117,15 @@ func (a *app) archiveProcesses(c *config) (int, error) {
 // way counts too, and must not keep another server waiting.
 func requestsAtOnce(c *config, processes int) int { return max(processes, 4) * len(c.Stanzas) }
 
-// serveHealth answers by HTTP at address, if there is one, until stop is called.
-func (a *app) serveHealth(address string, service *agentService, counted *agent.Metrics) (stop func(), err error) {
+// serveHealth answers by HTTP at address, if there is one, until stop is called. With
+// port 0 the kernel chooses one, which stands in listens.
+func (a *app) serveHealth(address string, service *agentService, counted *agent.Metrics) (listens string, stop func(), err error) {
 	if address == "" {
-		return func() {}, nil
+		return "", func() {}, nil
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, &configError{fmt.Errorf("agent.listen: %w", err)}
+		return "", nil, &configError{fmt.Errorf("agent.listen: %w", err)}
 	}
 	health := &agent.Health{Probe: service.probe, Measure: service.measure, Metrics: counted, Clock: a.clock}
 	server := &http.Server{Handler: health, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
@@ -135,7 +136,7 @@ func (a *app) serveHealth(address string, service *agentService, counted *agent.
 			a.log.Error("health and metrics are not served any more", "error", err)
 		}
 	}()
-	return func() {
+	return l.Addr().String(), func() {
 		_ = server.Close()
 		<-done
 	}, nil
