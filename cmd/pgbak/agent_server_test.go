@@ -121,8 +121,10 @@ func compareAcknowledged(t *testing.T, pgdata, config string) (n int) {
 			continue
 		}
 		dest := filepath.Join(t.TempDir(), "x")
-		if code, out := inProcess(t.Context(), pgdata, "--config", config, archiveGetName, name, dest); code != exitOK {
-			t.Errorf("%s is acknowledged and cannot be fetched: exit %d\n%s", name, code, out)
+		var out bytes.Buffer
+		a := &app{stdout: &out, stderr: &out, getenv: func(string) string { return "" }, clock: time.Now, directory: pgdata}
+		if code := a.run(t.Context(), []string{"--config", config, archiveGetName, name, dest}); code != exitOK {
+			t.Errorf("%s is acknowledged and cannot be fetched: exit %d\n%s", name, code, out.String())
 			continue
 		}
 		if got, err := os.ReadFile(dest); err != nil || !bytes.Equal(got, want) {
