@@ -174,8 +174,16 @@ func TestTheSidecar(t *testing.T) {
 	t.Logf("backup:\n%s", c.mustIn("pgbak-agent", "pgbak", "backup"))
 	c.query("CREATE TABLE t AS SELECT n, repeat('x', 500) AS filler FROM generate_series(1, 100000) n")
 	c.drained()
+	// While WAL is written, and pushed, the agent is killed.
+	written := make(chan error, 1)
+	go func() {
+		_, err := c.tryQuery("INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1, 200000) n")
+		written <- err
+	}()
 	c.killTheAgent()
-	c.query("INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1, 100000) n")
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
 	c.drained()
 	pushed := c.metric("pgbak_agent_pushed_files_total")
 	if pushed < 4 {

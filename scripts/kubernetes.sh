@@ -142,6 +142,8 @@ resolvConf: ""
 clusterDNS: ["10.96.0.10"]
 clusterDomain: cluster.local
 enforceNodeAllocatable: []
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 X
   start kubelet "$bin/kubelet" --config=kubelet.yaml --kubeconfig=kubelet.conf --hostname-override=node1 --root-dir="$KUBE_RUN/kubelet"
   for _ in $(seq 60); do
