@@ -165,6 +165,7 @@ down() {
   [ -f containerd.pid ] && kill "$(cat containerd.pid)" 2>/dev/null || true
   sleep 1
   awk -v d="$KUBE_RUN" 'index($2, d) == 1 {print $2}' /proc/mounts | sort -r | xargs -r -n1 umount -l
+  ip link delete cni0 2>/dev/null || true
 }
 
 # try: the tests, in a cluster that is made for them.

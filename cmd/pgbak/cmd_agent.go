@@ -30,7 +30,8 @@ configuration, which it reads again when it changes.
 
 It runs in the foreground until SIGTERM or SIGINT, then finishes what it has
 accepted, for at most 25 seconds, and ends with 0. It runs as the user who runs
-PostgreSQL, and must see the data directories under the same paths.`,
+PostgreSQL, and must see the data directories: under the server's paths, or where
+the pgdata of its own configuration says.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ping {
