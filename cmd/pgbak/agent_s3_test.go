@@ -184,7 +184,6 @@ func TestTheAgentOnS3(t *testing.T) {
 	contains(t, a.awaitReadiness(t, http.StatusServiceUnavailable), `repository "s3"`)
 	a.store.Start()
 	a.drained(t)
-	a.awaitReadiness(t, http.StatusOK)
 
 	at = len(a.Log())
 	a.store.Stop()
@@ -194,6 +193,7 @@ func TestTheAgentOnS3(t *testing.T) {
 	a.said(t, at, "InvalidAccessKeyId")
 	a.mount(t)
 	a.drained(t)
+	a.awaitReadiness(t, http.StatusOK) // by the same agent, with other credentials
 
 	at = len(a.Log())
 	killed := a.killWhile(t, http.MethodPut)
