@@ -34,6 +34,7 @@
 //	standby_test.go    backups from a standby
 //	failover_test.go   promotions, split brain, a former primary, archive_mode = always
 //	space_test.go      full disks
+//	sidecar_test.go, sidecar_image_test.go  the agent as a sidecar in a real Kubernetes; run by scripts/kubernetes.sh test only
 //	refusal_test.go    what must be refused, and what the refusal says
 //
 // Every test proves that it met what it is about: that the fault fired, that

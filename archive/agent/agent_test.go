@@ -25,7 +25,10 @@ import (
 type scripted struct {
 	push func(ctx context.Context, r Request, pgdata, path string) (archive.Result, error)
 	get  func(ctx context.Context, r Request, into *os.File) (archive.Got, error)
+	data string // where the data directory of every stanza is seen
 }
+
+func (s scripted) DataDirectory(string) string { return s.data }
 
 func (s scripted) Push(ctx context.Context, r Request, pgdata, path string) (archive.Result, error) {
 	return s.push(ctx, r, pgdata, path)
@@ -154,6 +157,54 @@ func TestAPushIsOfAFileInThePgWALOfADataDirectory(t *testing.T) {
 	contains(t, err, "its directory is not said")
 	if len(pushed) != 3 {
 		t.Errorf("%d pushes, want 3", len(pushed))
+	}
+}
+
+// TestTheAgentMaySeeTheDataDirectoryElsewhere as a sidecar does that mounts the volume under
+// another path: what the client has open tells which file is meant.
+func TestTheAgentMaySeeTheDataDirectoryElsewhere(t *testing.T) {
+	var pushed []string
+	volume, other := dataDirectory(t, "pg_wal/x", "pg_wal/y"), dataDirectory(t, "pg_wal/x")
+	s := scripted{data: volume, push: func(_ context.Context, _ Request, pgdata, path string) (archive.Result, error) {
+		pushed = append(pushed, pgdata+" "+path)
+		return archive.Result{File: filepath.Base(path)}, nil
+	}}
+	r := start(t, newServer(t, s))
+	ask := func(path, opened string) error {
+		file, err := os.Open(opened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		_, err = r.client().ask(t.Context(), Request{Operation: opPush, Directory: "/server/data", Path: path}, file)
+		return err
+	}
+	if err := ask("pg_wal/x", filepath.Join(volume, "pg_wal/x")); err != nil {
+		t.Error(err)
+	}
+	// Another volume is under the server's path.
+	if err := ask(filepath.Join(other, "pg_wal/x"), filepath.Join(volume, "pg_wal/x")); err != nil {
+		t.Error(err)
+	}
+	for _, p := range pushed {
+		if p != volume+" "+volume+"/pg_wal/x" {
+			t.Errorf("pushed %s", p)
+		}
+	}
+	if len(pushed) != 2 {
+		t.Errorf("%d pushes, want 2", len(pushed))
+	}
+	// In neither place is the file that the client has open.
+	err := ask("pg_wal/x", filepath.Join(other, "pg_wal/x"))
+	contains(t, err, "is not in the pg_wal of a data directory")
+	err = ask(filepath.Join(volume, "pg_wal/x"), filepath.Join(other, "pg_wal/x"))
+	contains(t, err, "the agent sees another file there than the server")
+	if !strings.Contains(hint.Of(err), "the stanza's pgdata") {
+		t.Errorf("hint %q", hint.Of(err))
+	}
+	contains(t, ask("pg_wal/x", filepath.Join(volume, "pg_wal/y")), "is not in the pg_wal of a data directory")
+	if len(pushed) != 2 {
+		t.Errorf("%d pushes, want 2", len(pushed))
 	}
 }
 

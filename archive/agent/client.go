@@ -46,7 +46,19 @@ func (c Client) Ping(ctx context.Context) error {
 // stored in spite of an error.
 func (c Client) Push(ctx context.Context, r Request) (archive.Result, error) {
 	r.Operation = opPush
-	a, err := c.ask(ctx, r, nil)
+	path := r.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(r.Directory, path)
+	}
+	// Passed along, it lets the agent make sure that it sees the same file. What
+	// cannot be opened the agent says. Opening waits for nothing, not even at a pipe.
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		file = nil
+	} else {
+		defer file.Close()
+	}
+	a, err := c.ask(ctx, r, file)
 	return a.pushed(), err
 }
 

@@ -16,9 +16,9 @@ import (
 )
 
 // push has the file of a request pushed, or waits for the push of it that runs.
-func (v *serving) push(r Request) *answer {
+func (v *serving) push(r Request, file *os.File) *answer {
 	start := v.Clock()
-	result, err := v.pushFile(r)
+	result, err := v.pushFile(r, file)
 	v.Metrics.pushed(r.Stanza, v.Clock().Sub(start), err, v.Code)
 	if err != nil {
 		v.Log.Error("push failed", "stanza", r.Stanza, "file", filepath.Base(r.Path), "error", err)
@@ -31,8 +31,8 @@ func (v *serving) push(r Request) *answer {
 	return a
 }
 
-func (v *serving) pushFile(r Request) (archive.Result, error) {
-	pgdata, path, info, err := locate(r.Directory, r.Path)
+func (v *serving) pushFile(r Request, file *os.File) (archive.Result, error) {
+	pgdata, path, info, err := v.find(r, file)
 	if err != nil {
 		return archive.Result{}, err
 	}
@@ -48,6 +48,36 @@ func (v *serving) pushFile(r Request) (archive.Result, error) {
 		defer release()
 		return v.Service.Push(v.work, r, pgdata, path)
 	})
+}
+
+// find locates the file to push: under the path that the server gave, or, where
+// nothing is seen there, in the data directory that the configuration says. A file
+// that the client has open must be the one that was found: in containers the same
+// path can lead to different volumes.
+func (v *serving) find(r Request, opened *os.File) (pgdata, path string, info fs.FileInfo, err error) {
+	var is fs.FileInfo // what the client has open
+	if opened != nil {
+		if is, err = opened.Stat(); err != nil {
+			return "", "", nil, fmt.Errorf("look at the file to push: %w", err)
+		}
+	}
+	pgdata, path, info, err = locate(r.Directory, r.Path)
+	if err == nil && is != nil && !os.SameFile(is, info) {
+		err = hint.Wrap(fmt.Errorf("push %s: the agent sees another file there than the server", path),
+			"let the agent see the data directory under the server's path, or set the stanza's pgdata to where it sees it.")
+	}
+	if err == nil || is == nil || !is.Mode().IsRegular() {
+		return pgdata, path, info, err
+	}
+	configured := v.Service.DataDirectory(r.Stanza)
+	if configured == "" {
+		return pgdata, path, info, err
+	}
+	elsewhere, at, found, failed := locate("", filepath.Join(configured, "pg_wal", filepath.Base(r.Path)))
+	if failed != nil || !os.SameFile(is, found) {
+		return pgdata, path, info, err
+	}
+	return elsewhere, at, found, nil
 }
 
 // locate finds the file to push and the data directory that it belongs to. The
@@ -76,7 +106,7 @@ func locate(directory, path string) (pgdata, absolute string, info fs.FileInfo, 
 	}
 	info, err = os.Lstat(absolute)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", "", nil, hint.Wrap(fmt.Errorf("read WAL file: %w", err), "the agent must see the data directory under the same path as the server.")
+		return "", "", nil, hint.Wrap(fmt.Errorf("read WAL file: %w", err), "the agent must see the data directory under the same path as the server, or where the stanza's pgdata says.")
 	}
 	if err != nil {
 		return "", "", nil, fmt.Errorf("read WAL file: %w", err)

@@ -23,6 +23,9 @@ type Service interface {
 	// Get writes the file that the request names into an open file, whole, verified
 	// and durable. Its error wraps archive.ErrAbsent only for proven absence.
 	Get(ctx context.Context, r Request, into *os.File) (archive.Got, error)
+	// DataDirectory is where this process sees the data directory of a stanza, by its
+	// configuration; "" is not known.
+	DataDirectory(stanza string) string
 }
 
 // Server serves a socket.
@@ -213,7 +216,7 @@ func (v *serving) do(ctx context.Context, r Request, file *os.File) *answer {
 	case opPing:
 		return &answer{}
 	case opPush:
-		return v.push(r)
+		return v.push(r, file)
 	case opGet:
 		return v.get(ctx, r, file)
 	default:

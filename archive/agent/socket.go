@@ -152,7 +152,7 @@ func (p *passing) Read(b []byte) (int, error) {
 		fds, _ := unix.ParseUnixRights(&m)
 		for _, fd := range fds {
 			if p.file == nil {
-				p.file = os.NewFile(uintptr(fd), "destination")
+				p.file = os.NewFile(uintptr(fd), "what the client passed")
 			} else {
 				_ = unix.Close(fd)
 			}

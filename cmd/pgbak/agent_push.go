@@ -14,6 +14,19 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
+// DataDirectory implements agent.Service.
+func (s *agentService) DataDirectory(stanza string) string {
+	set, err := s.current()
+	if err != nil {
+		return ""
+	}
+	c, err := set.config.stanza(stanza)
+	if err != nil {
+		return ""
+	}
+	return c.PGData
+}
+
 // Push implements agent.Service.
 func (s *agentService) Push(ctx context.Context, r agent.Request, pgdata, path string) (archive.Result, error) {
 	set, err := s.current()

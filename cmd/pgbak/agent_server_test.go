@@ -11,34 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgbak/pgbak/archive/agent"
 	"github.com/pgbak/pgbak/internal/pgtest"
 )
-
-// agentProcess is an agent that runs as the server's user.
-type agentProcess struct {
-	cmd *exec.Cmd
-	log bytes.Buffer
-}
-
-func startAgent(t *testing.T, program, config, socket string) *agentProcess {
-	t.Helper()
-	p := &agentProcess{cmd: pgtest.Command(t, program, "--config", config, "agent")}
-	p.cmd.Stderr = &p.log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.cmd.Process.Kill(); _ = p.cmd.Wait() })
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
-		err := agent.Client{Socket: socket, Clock: time.Now}.Ping(t.Context())
-		if err == nil {
-			return p
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-}
 
 // TestAnAgentThatIsKilledLosesNothing kills the agent at random moments while a
 // server archives by it, and then lets recovery fetch by it. What the server was told to be archived
@@ -147,8 +121,10 @@ func compareAcknowledged(t *testing.T, pgdata, config string) (n int) {
 			continue
 		}
 		dest := filepath.Join(t.TempDir(), "x")
-		if code, out := inProcess(t.Context(), pgdata, "--config", config, archiveGetName, name, dest); code != exitOK {
-			t.Errorf("%s is acknowledged and cannot be fetched: exit %d\n%s", name, code, out)
+		var out bytes.Buffer
+		a := &app{stdout: &out, stderr: &out, getenv: func(string) string { return "" }, clock: time.Now, directory: pgdata}
+		if code := a.run(t.Context(), []string{"--config", config, archiveGetName, name, dest}); code != exitOK {
+			t.Errorf("%s is acknowledged and cannot be fetched: exit %d\n%s", name, code, out.String())
 			continue
 		}
 		if got, err := os.ReadFile(dest); err != nil || !bytes.Equal(got, want) {

@@ -31,6 +31,8 @@ func (f *failing) Push(context.Context, agent.Request, string, string) (archive.
 	return archive.Result{File: "x"}, f.err
 }
 
+func (f *failing) DataDirectory(string) string { return "" }
+
 func (f *failing) Get(context.Context, agent.Request, *os.File) (archive.Got, error) {
 	return archive.Got{}, f.err
 }

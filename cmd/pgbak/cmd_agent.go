@@ -32,7 +32,8 @@ configuration, which it reads again when it changes.
 
 It runs in the foreground until SIGTERM or SIGINT, then finishes what it has
 accepted, for at most 25 seconds, and ends with 0. It runs as the user who runs
-PostgreSQL, and must see the data directories under the same paths.`,
+PostgreSQL, and must see the data directories: under the server's paths, or where
+the pgdata of its own configuration says.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ping {
@@ -81,7 +82,7 @@ func (a *app) runAgent(ctx context.Context) error {
 	}
 	counted := &agent.Metrics{}
 	service := newAgentService(a, c, counted)
-	stopHealth, err := a.serveHealth("agent.listen", c.Agent.Listen, &monitor.Health{Probe: service.probe, Age: probeAge, Measure: service.measure, Clock: a.clock})
+	address, stopHealth, err := a.serveHealth("agent.listen", c.Agent.Listen, &monitor.Health{Probe: service.probe, Age: probeAge, Measure: service.measure, Clock: a.clock})
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,7 @@ func (a *app) runAgent(ctx context.Context) error {
 	s := &agent.Server{Socket: c.Agent.Socket, Service: service, Code: generalCode, Processes: requestsAtOnce(c, processes),
 		Log: a.log, Clock: a.clock, Drain: drainTime, Metrics: counted}
 	err = s.Serve(ctx, func() {
-		a.log.Info("the agent is ready", "socket", c.Agent.Socket, "listen", c.Agent.Listen, "processes", processes)
+		a.log.Info("the agent is ready", "socket", c.Agent.Socket, "listen", address, "processes", processes)
 		a.notifySupervisor("READY=1")
 	})
 	a.notifySupervisor("STOPPING=1")

@@ -129,7 +129,7 @@ func (a *app) runReceiver(ctx context.Context, receiver *archive.Receiver, stanz
 		Measure: func() []monitor.Family {
 			return append(receiveFamilies(receiver.Status(), stanza, f.slot), storageFamilies(a)...)
 		}}
-	stopHealth, err := a.serveHealth("--listen", f.listen, health)
+	_, stopHealth, err := a.serveHealth("--listen", f.listen, health)
 	if err != nil {
 		return err
 	}

@@ -51,18 +51,25 @@ func (a *archived) withSpool(t *testing.T) *archived {
 // and archive ten segments more.
 func newArchived(t *testing.T, major int) *archived {
 	t.Helper()
+	return newArchivedBy(t, major, "%[1]s --config %[2]s/pgbak.yaml archive-push %%p", func(string) {})
+}
+
+// newArchivedBy is newArchived with another archive_command, a format for the program and the
+// directory; ready is called with the directory when the configuration is there.
+func newArchivedBy(t *testing.T, major int, push string, ready func(dir string)) *archived {
+	t.Helper()
 	dir := pgtest.TempDir(t)
 	program := pgtest.BuildPgbak(t)
 	a := &archived{major: major, dir: dir, repository: filepath.Join(dir, "repo"), copy: filepath.Join(dir, "copy")}
 	config := filepath.Join(dir, "pgbak.yaml")
-	command := fmt.Sprintf("%s --config %s archive-", program, config)
-	a.restoreCommand = command + `get %f "%p"`
+	a.restoreCommand = fmt.Sprintf(`%s --config %s archive-get %%f "%%p"`, program, config)
 	c := pgtest.Start(t, pgtest.Options{Major: major, SegmentSizeMB: 1, Dir: filepath.Join(dir, "data"),
-		Config: map[string]string{"archive_mode": "on", "archive_command": command + "push %p", "wal_level": "replica"}})
+		Config: map[string]string{"archive_mode": "on", "archive_command": fmt.Sprintf(push, program, dir), "wal_level": "replica"}})
 	text := strings.ReplaceAll(strings.Replace(plainConfig, "host=DIR/nowhere user=postgres dbname=postgres", c.DSN(), 1), "DIR", dir)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	ready(dir)
 	asServer(t, program, "--config", config, "init")
 	asServer(t, program, "--config", config, "check")
 	c.Stop(t, "fast")

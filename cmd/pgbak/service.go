@@ -11,14 +11,15 @@ import (
 )
 
 // serveHealth answers by HTTP at address, if there is one, until stop is called. setting
-// is where the address comes from, for the error.
-func (a *app) serveHealth(setting, address string, health *monitor.Health) (stop func(), err error) {
+// is where the address comes from, for the error. With port 0 the kernel chooses one,
+// which stands in listens.
+func (a *app) serveHealth(setting, address string, health *monitor.Health) (listens string, stop func(), err error) {
 	if address == "" {
-		return func() {}, nil
+		return "", func() {}, nil
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, &configError{fmt.Errorf("%s: %w", setting, err)}
+		return "", nil, &configError{fmt.Errorf("%s: %w", setting, err)}
 	}
 	server := &http.Server{Handler: health, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	done := make(chan struct{})
@@ -28,7 +29,7 @@ func (a *app) serveHealth(setting, address string, health *monitor.Health) (stop
 			a.log.Error("health and metrics are not served any more", "error", err)
 		}
 	}()
-	return func() {
+	return l.Addr().String(), func() {
 		_ = server.Close()
 		<-done
 	}, nil
