@@ -119,6 +119,14 @@ func TestGapsAndWhetherTheyMatter(t *testing.T) {
 		{"of two rehearsals neither is the server", newBooks().wal(1, 3, 20).wal(1, 22, 900).history(2, 1, 10).wal(2, 10, 11).history(3, 1, 12).wal(3, 12, 90), "1:21-21 open on [00000001]"},
 		{"the server is on the lower one of two promotions", newBooks().wal(1, 3, 10).history(2, 1, 10).wal(2, 10, 20).wal(2, 22, 900).history(3, 1, 10).wal(3, 10, 11), "2:21-21 open on [00000002]"},
 		{"a timeline that has gone over into another one", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 10, 14).history(3, 1, 10, 2, 20).wal(3, 20, 900), "2:15-19 open"},
+		{"two forks at the same place, both of which go on", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 10, 20).wal(2, 22, 100).history(3, 1, 10).wal(3, 10, 20).wal(3, 23, 100).backup("A", 1, 4, 4), "2:21-21 open on [00000002]; 3:21-22 open on [00000003]"},
+		{"each is closed for itself", newBooks().wal(1, 3, 9).history(2, 1, 10).wal(2, 10, 20).wal(2, 22, 100).history(3, 1, 10).wal(3, 10, 20).wal(3, 23, 100).backup("B", 2, 30, 30).backup("C", 3, 30, 30), "2:21-21 closed B; 3:21-22 closed C"},
+		{"the history of a timeline between is lost", newBooks().wal(1, 3, 9).wal(2, 10, 12).wal(2, 14, 19).history(3, 1, 10, 2, 20).wal(3, 20, 100), "2:13-13 open"},
+		{"the history of the newest is lost", newBooks().wal(1, 3, 5).wal(1, 7, 9).wal(2, 10, 100).backup("A", 1, 8, 8), "1:6-6 open on [00000002]"},
+		{"a backup on a dead timeline closes nothing on the other", newBooks().wal(1, 3, 9).wal(1, 11, 30).history(2, 1, 13).wal(2, 13, 100).backup("A", 1, 20, 21), "1:10-10 open on [00000002]"},
+		{"acknowledged, and pushed after all", newBooks().wal(1, 3, 30).event(repo.WALGapAcknowledged, 1, 10, 11), ""},
+		{"acknowledged, and pushed in part", newBooks().wal(1, 3, 10).wal(1, 12, 100).event(repo.WALGapAcknowledged, 1, 10, 11), "1:11-11 acknowledged"},
+		{"acknowledged, and more was lost beside it", newBooks().wal(1, 3, 9).wal(1, 13, 100).event(repo.WALGapAcknowledged, 1, 10, 11), "1:10-12 open"},
 		{"dropped by the server, behind where a rehearsal left it", newBooks().wal(1, 3, 9).history(2, 1, 9).wal(2, 9, 900).event(repo.WALDropped, 1, 10, 11), "1:10-11 open on [00000001] dropped recent"},
 	} {
 		var got []string
