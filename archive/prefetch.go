@@ -89,7 +89,34 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 				return p.queue.clear()
 			}
 		}
-		if idle > prefetchIdle || pause.For(ctx, wait) != nil {
+		if idle > prefetchIdle || r.pause(ctx, wait) != nil {
+			return nil
+		}
+	}
+}
+
+// Fill fills the queue once and ends, for where nobody may stay behind; as Run does, at
+// once if somebody else is at it.
+func (p *Prefetcher) Fill(ctx context.Context) error {
+	unlock, err := p.lock(ctx)
+	if errors.Is(err, errLocked) || ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := p.queue.sweep(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := newPrefetchRun(p)
+	defer r.wait()
+	defer cancel()
+	for {
+		if _, err := r.step(ctx); err != nil || len(r.fetching) == 0 {
+			return err
+		}
+		if r.pause(ctx, idlePause) != nil {
 			return nil
 		}
 	}
@@ -142,7 +169,7 @@ func (q *PrefetchQueue) sweep() error {
 	}
 	for _, e := range entries {
 		_, isQueued := q.parse(e.Name())
-		if isQueued || e.Name() == askedName || strings.HasSuffix(e.Name(), ".lock") {
+		if isQueued || e.Name() == askedName || e.Name() == troubleName || strings.HasSuffix(e.Name(), ".lock") {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(q.dir, e.Name())); err != nil {

@@ -566,6 +566,27 @@ func TestGetInto(t *testing.T) {
 	}
 }
 
+// TestGetIntoNeverKeepsWhatWasNotProved: what is spoiled shows only when it was copied.
+func TestGetIntoNeverKeepsWhatWasNotProved(t *testing.T) {
+	for _, at := range []int64{25, segmentSize / 2, segmentSize - 1} {
+		r := filled(t)
+		flipByte(t, r.queued(t, walFileOf(2)).path, at)
+		file, err := os.Create(filepath.Join(t.TempDir(), "x"))
+		must(t, err)
+		defer file.Close()
+		got, err := r.getter(t).GetInto(t.Context(), walFileOf(2).Name(segmentSize), "pg_wal/RECOVERYXLOG", file)
+		if err != nil || got.Repository != "local" || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "segment in the queue") {
+			t.Errorf("byte %d: %+v, %v", at, got, err)
+		}
+		if content, err := os.ReadFile(file.Name()); err != nil || !bytes.Equal(content, segment(r.id, walFileOf(2))) {
+			t.Errorf("byte %d: other content, %v", at, err)
+		}
+		if q, err := r.queue.find(walFileOf(2)); q != nil || err != nil {
+			t.Errorf("byte %d: it is still there: %v, %v", at, q, err)
+		}
+	}
+}
+
 // TestAFaultAtAnyOperationOfRecoveryWithAQueueIsNeverAbsence lets the n-th
 // operation on the storage fail, of whoever makes it, for every n.
 func TestAFaultAtAnyOperationOfRecoveryWithAQueueIsNeverAbsence(t *testing.T) {

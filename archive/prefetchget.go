@@ -21,27 +21,21 @@ type PrefetchGetter struct {
 }
 
 // NewPrefetchGetter returns a PrefetchGetter. fill has the queue filled by
-// somebody else (Prefetcher.Run) and does not wait for that; it is called when the queue
-// runs low and nobody fills it.
+// somebody else (Prefetcher.Run) and does not wait for that, or fills it itself
+// (Prefetcher.Fill); it is called when the queue runs low and nobody fills it.
 func NewPrefetchGetter(getter *Getter, queue *PrefetchQueue, fill func() error) *PrefetchGetter {
 	return &PrefetchGetter{getter: getter, queue: queue, fill: fill}
 }
 
-// Take moves a segment to dest if it was fetched ahead, for who would ask somebody
-// else next. Nothing is taken when the queue runs low and nobody fills it: who is
+// Take moves a segment to dest if it was fetched ahead or is being fetched, for who would
+// ask somebody else next. Nothing is taken when the queue runs low and nobody fills it: who is
 // asked then has that done.
-func (q *PrefetchQueue) Take(name, dest string) (taken bool, err error) {
+func (q *PrefetchQueue) Take(ctx context.Context, name, dest string) (taken bool, err error) {
 	f, ok := q.asksFor(name, dest)
 	if !ok || q.isLow(f) && !q.isServed() {
 		return false, nil
 	}
-	if there, err := q.find(f); there == nil {
-		return false, err
-	}
-	if err := q.note(f); err != nil {
-		return false, err
-	}
-	return q.take(f, dest)
+	return q.await(ctx, f, func(f postgres.WALFile) (bool, error) { return q.take(f, dest) })
 }
 
 // Get is Getter.Get.
@@ -63,12 +57,13 @@ func (g *PrefetchGetter) get(ctx context.Context, name, dest string, take func(p
 	if !ok {
 		return direct()
 	}
-	taken, trouble := g.take(ctx, f, take)
+	taken, trouble := g.queue.await(ctx, f, take)
+	trouble = errors.Join(g.queue.complaint(), trouble)
 	var got Got
 	if !taken {
 		var err error
 		if got, err = direct(); err != nil {
-			return got, err
+			return got.warn(trouble), err
 		}
 		// Not before: recovery also asks for what does not exist, the segments of
 		// newer timelines.
@@ -77,10 +72,15 @@ func (g *PrefetchGetter) get(ctx context.Context, name, dest string, take func(p
 	if g.queue.isLow(f) && !g.queue.isServed() {
 		trouble = errors.Join(trouble, g.fill())
 	}
+	return got.warn(trouble), nil
+}
+
+// warn adds what is no trouble for who asked.
+func (got Got) warn(trouble error) Got {
 	if trouble != nil {
 		got.Warnings = append(got.Warnings, "fetching ahead: "+trouble.Error())
 	}
-	return got, nil
+	return got
 }
 
 const (
@@ -90,19 +90,19 @@ const (
 	takePatience = 15_000
 )
 
-// take takes a segment out of the queue. One that is being fetched is waited
+// await takes a segment out of the queue. One that is being fetched is waited
 // for, as it would be here no earlier by a second way; but not for ever, since who
 // fetches it may be stuck where the second way is not.
-func (g *PrefetchGetter) take(ctx context.Context, f postgres.WALFile, take func(postgres.WALFile) (bool, error)) (taken bool, err error) {
+func (q *PrefetchQueue) await(ctx context.Context, f postgres.WALFile, take func(postgres.WALFile) (bool, error)) (taken bool, err error) {
 	for range takePatience {
-		coming := g.queue.isFetched(f) // before the look for it: it becomes a whole file in between
-		there, err := g.queue.find(f)
+		coming := q.isFetched(f) // before the look for it: it becomes a whole file in between
+		there, err := q.find(f)
 		if err != nil || there == nil && !coming {
 			return false, err
 		}
 		if there != nil {
 			// Before it vanishes from the queue, lest it is fetched again.
-			if err := g.queue.note(f); err != nil {
+			if err := q.note(f); err != nil {
 				return false, err
 			}
 			if taken, err := take(f); taken || err != nil {

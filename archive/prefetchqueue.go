@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -133,16 +134,15 @@ func (q *PrefetchQueue) find(f postgres.WALFile) (*queued, error) {
 	return nil, err
 }
 
-// open opens a file of the queue and proves that it is the segment: by the
-// checksum, which was made of content that a repository's reader had verified, and by
-// the segment's own header. Anything else is removed.
+// open opens a file of the queue that may be the segment, as far as can be seen
+// without reading it. Anything else is removed.
 func (q *PrefetchQueue) open(f *queued) (*os.File, error) {
 	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err // it was taken, or given up
 	}
 	if err == nil {
-		if err = q.prove(f, file); err == nil {
+		if err = q.checkFile(file); err == nil {
 			return file, nil
 		}
 		_ = file.Close()
@@ -150,12 +150,12 @@ func (q *PrefetchQueue) open(f *queued) (*os.File, error) {
 	if errors.Is(err, errNotFresh) {
 		return nil, errors.Join(fs.ErrNotExist, os.Remove(f.path))
 	}
-	return nil, errors.Join(fmt.Errorf("segment in the queue: %s: %w", f.path, err), os.RemoveAll(f.path))
+	return nil, f.giveUp(err)
 }
 
 var errNotFresh = errors.New("it was fetched too long ago")
 
-func (q *PrefetchQueue) prove(f *queued, file *os.File) error {
+func (q *PrefetchQueue) checkFile(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -167,22 +167,49 @@ func (q *PrefetchQueue) prove(f *queued, file *os.File) error {
 	if age := q.clock().Sub(info.ModTime()); age > maxPrefetchAge || age < -time.Minute {
 		return errNotFresh
 	}
-	sum := q.summer(f.segment)
-	head := &headWriter{w: sum}
-	if _, err := io.CopyBuffer(onlyWriter{head}, onlyReader{file}, make([]byte, 256<<10)); err != nil {
-		return err
-	}
-	if sum.String() != f.sum {
-		return errors.New("its content does not match its checksum")
-	}
-	return checkHead(head.head, f.segment, repo.Identity{SystemID: q.of.SystemID, SegmentSize: q.of.SegmentSize})
+	return nil
 }
 
-// onlyWriter and onlyReader keep io.CopyBuffer from ways around its buffer.
-type (
-	onlyWriter struct{ io.Writer }
-	onlyReader struct{ io.Reader }
-)
+// giveUp removes what is not what its name says.
+func (f *queued) giveUp(err error) error {
+	return errors.Join(fmt.Errorf("segment in the queue: %s: %w", f.path, err), os.RemoveAll(f.path))
+}
+
+// passSize is how much is read at once: what is summed is still in the processor's cache.
+const passSize = 256 << 10
+
+// pass gives all of an open file to w, unless that is nil, and proves that it was the
+// segment: by the checksum, which was made of content that a repository's reader had
+// verified, and by the segment's own header. A file of which that is not true is given up;
+// errors of w are returned as they are.
+func (q *PrefetchQueue) pass(f *queued, file *os.File, w io.Writer) error {
+	sum, buf := q.summer(f.segment), make([]byte, min(passSize, q.of.SegmentSize))
+	var head []byte
+	for at := int64(0); at < q.of.SegmentSize; at += int64(len(buf)) { // both are powers of two
+		if _, err := file.ReadAt(buf, at); err != nil {
+			return f.giveUp(err)
+		}
+		if _, err := sum.Write(buf); err != nil {
+			return err
+		}
+		if at == 0 {
+			head = bytes.Clone(buf[:postgres.WALHeaderSize])
+		}
+		if w == nil {
+			continue
+		}
+		if _, err := w.Write(buf); err != nil {
+			return err
+		}
+	}
+	if sum.String() != f.sum {
+		return f.giveUp(errors.New("its content does not match its checksum"))
+	}
+	if err := checkHead(head, f.segment, repo.Identity{SystemID: q.of.SystemID, SegmentSize: q.of.SegmentSize}); err != nil {
+		return f.giveUp(err)
+	}
+	return nil
+}
 
 // segmentSum is the checksum of a segment in a queue.
 type segmentSum struct {
@@ -199,79 +226,6 @@ func (s segmentSum) String() string {
 	_, _ = s.WriteString(s.bound)
 	sum := s.Sum128().Bytes()
 	return hex.EncodeToString(sum[:])
-}
-
-// proven finds a segment and opens what holds it; nil if it is not there.
-func (q *PrefetchQueue) proven(f postgres.WALFile) (*queued, *os.File, error) {
-	found, err := q.find(f)
-	if found == nil {
-		return nil, nil, err
-	}
-	file, err := q.open(found)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return found, file, nil
-}
-
-// take moves a segment to dest, or copies it where that is another file system.
-// Not taken without an error is a segment that is not there.
-func (q *PrefetchQueue) take(f postgres.WALFile, dest string) (taken bool, err error) {
-	found, file, err := q.proven(f)
-	if found == nil {
-		return false, err
-	}
-	defer file.Close()
-	// Nobody writes into a file that has its name in the queue, so it is still
-	// what was proved; where it was taken meanwhile there is nothing to rename.
-	err = os.Rename(found.path, dest)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && !isThere(found.path):
-		return false, nil
-	case errors.Is(err, unix.EXDEV):
-		if err := replace(dest, q.copying(found, file)); err != nil {
-			return false, err
-		}
-		return true, os.Remove(found.path)
-	case err != nil:
-		return false, fmt.Errorf("write %s: %w", dest, err)
-	}
-	return true, syncDirectory(filepath.Dir(dest))
-}
-
-func isThere(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// copying copies a proven file and proves what it copies.
-func (q *PrefetchQueue) copying(f *queued, from *os.File) filling {
-	return func(w io.Writer) error {
-		sum := q.summer(f.segment)
-		if _, err := io.Copy(io.MultiWriter(w, sum), io.NewSectionReader(from, 0, q.of.SegmentSize)); err != nil {
-			return err
-		}
-		if sum.String() != f.sum {
-			return fmt.Errorf("%s changed while it was read", f.path)
-		}
-		return nil
-	}
-}
-
-// copyInto is take for a file that the caller has opened.
-func (q *PrefetchQueue) copyInto(f postgres.WALFile, to *os.File) (taken bool, err error) {
-	found, file, err := q.proven(f)
-	if found == nil {
-		return false, err
-	}
-	defer file.Close()
-	if err := rewrite(to, q.copying(found, file)); err != nil {
-		return false, err
-	}
-	return true, os.Remove(found.path)
 }
 
 // isFetched says whether somebody is writing the segment into the queue at this moment.

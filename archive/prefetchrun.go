@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -49,6 +50,7 @@ type prefetchRun struct {
 	known    map[postgres.Timeline]postgres.History
 	fetching map[postgres.WALFile]bool
 	done     chan fetched
+	settled  bool // nothing is to be begun until recovery asks or something is fetched
 	// failed says that there was trouble since recovery asked last: what is not
 	// there yet is left to it.
 	failed bool
@@ -81,11 +83,31 @@ func (r *prefetchRun) take(f fetched) {
 	}
 }
 
+// pause waits until something is fetched, for d at most.
+func (r *prefetchRun) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case f := <-r.done:
+		r.settled = false
+		r.take(f)
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // step looks where recovery is and what has been fetched, removes what it will
 // not ask for and begins to fetch what it will. changed says that recovery has gone on.
 func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 	for len(r.done) > 0 {
+		r.settled = false
 		r.take(<-r.done)
+	}
+	// Most of the time nothing has happened, and this is all that is done to see it.
+	if asked, ok := r.p.queue.asked(); r.settled && ok && asked == r.horizon.asked {
+		return false, nil
 	}
 	// First the files, then what was asked for: it is noted before a file is
 	// taken, so that what is taken between the two is not missed here and fetched again.
@@ -106,6 +128,13 @@ func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return changed, err
 	}
+	r.begin(ctx, wanted, ready)
+	r.settled = true
+	return changed, nil
+}
+
+// begin fetches what is wanted and not ready, the nearest first.
+func (r *prefetchRun) begin(ctx context.Context, wanted []postgres.WALFile, ready map[postgres.WALFile]bool) {
 	for _, f := range wanted {
 		if len(r.fetching) >= r.p.workers || r.failed {
 			break
@@ -121,7 +150,6 @@ func (r *prefetchRun) step(ctx context.Context) (changed bool, err error) {
 			}()
 		}
 	}
-	return changed, nil
 }
 
 // follow goes on from where recovery is now. What was absent may have come.

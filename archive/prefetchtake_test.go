@@ -2,9 +2,11 @@ package archive
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestWhatWasFetchedAheadIsTakenWithoutAsking is how a client of the agent gets what the
@@ -16,7 +18,7 @@ func TestWhatWasFetchedAheadIsTakenWithoutAsking(t *testing.T) {
 		t.Helper()
 		dest := filepath.Join(r.dir, file)
 		_ = os.Remove(dest)
-		taken, err := r.queue.Take(all[i].Name(segmentSize), dest)
+		taken, err := r.queue.Take(t.Context(), all[i].Name(segmentSize), dest)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,4 +56,53 @@ func TestWhatWasFetchedAheadIsTakenWithoutAsking(t *testing.T) {
 		}
 	}
 	t.Error("the queue was emptied though nobody fills it")
+}
+
+// TestASegmentOnItsWayIsWaitedForAndThenMoved: to have it copied by somebody else would
+// cost more, and to have it fetched again much more.
+func TestASegmentOnItsWayIsWaitedForAndThenMoved(t *testing.T) {
+	all := run(1, 1, 3)
+	r := newRecovery(t, all...)
+	r.mustGet(t, all[0])
+	unlock, err := r.queue.lock() // somebody fetches ahead
+	must(t, err)
+	defer unlock()
+	p, err := r.queue.place(all[1])
+	must(t, err)
+	dest := filepath.Join(r.dir, recoveryFile)
+	must(t, os.Remove(dest))
+	type outcome struct {
+		taken bool
+		err   error
+	}
+	ended := make(chan outcome, 1)
+	go func() {
+		taken, err := r.queue.Take(t.Context(), all[1].Name(segmentSize), dest)
+		ended <- outcome{taken, err}
+	}()
+	select {
+	case o := <-ended:
+		t.Fatalf("it was not waited for: %+v", o)
+	case <-time.After(50 * time.Millisecond):
+	}
+	must(t, p.put(func(w io.Writer) error { _, err := w.Write(segment(r.id, all[1])); return err }))
+	p.leave()
+	if o := <-ended; !o.taken || o.err != nil {
+		t.Errorf("%+v", o)
+	}
+	if content, err := os.ReadFile(dest); err != nil || !bytes.Equal(content, segment(r.id, all[1])) {
+		t.Errorf("other content, %v", err)
+	}
+
+	// Who fetches it gives it up: it is for another one to say what that means.
+	p, err = r.queue.place(all[2])
+	must(t, err)
+	go func() {
+		taken, err := r.queue.Take(t.Context(), all[2].Name(segmentSize), dest)
+		ended <- outcome{taken, err}
+	}()
+	p.leave()
+	if o := <-ended; o.taken || o.err != nil {
+		t.Errorf("what was given up: %+v", o)
+	}
 }

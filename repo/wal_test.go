@@ -1,9 +1,11 @@
 package repo
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -232,3 +234,74 @@ func TestWALHeaderIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// odd is an error that wraps io.EOF and is not the end.
+type odd struct{ io.Reader }
+
+func (o odd) Read(p []byte) (int, error) {
+	n, err := o.Reader.Read(p)
+	if n == 0 && err != nil {
+		err = fmt.Errorf("connection lost: %w", io.EOF)
+	}
+	return n, err
+}
+
+func (odd) Close() error { return nil }
+
+// TestWritingAWALFileIsReadingIt in larger pieces, and ends with the same errors.
+func TestWritingAWALFileIsReadingIt(t *testing.T) {
+	eachRepository(t, func(t *testing.T, passphrase string) {
+		ctx := context.Background()
+		s := walStanza(t, mem.New(), passphrase)
+		f := mustWAL(t, "000000010000000000000001")
+		content := rows(fixtureSegment, 1)
+		if _, err := s.PutWAL(ctx, s.Current(), f, NewWALContent(storage.Bytes(content))); err != nil {
+			t.Fatal(err)
+		}
+		open := func() *WALReader {
+			t.Helper()
+			r, err := s.OpenWAL(ctx, s.Current(), f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = r.Close() })
+			return r
+		}
+		r, out := open(), &bytes.Buffer{}
+		begin := make([]byte, 1000) // what was read is not written again
+		if _, err := io.ReadFull(r, begin); err != nil {
+			t.Fatal(err)
+		}
+		n, err := r.WriteTo(out)
+		if err != nil || n != fixtureSegment-1000 || !bytes.Equal(append(begin, out.Bytes()...), content) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if n, err := r.WriteTo(out); n != 0 || err != nil {
+			t.Errorf("behind the end: %d bytes, %v", n, err)
+		}
+
+		full := errors.New("no space left")
+		r = open()
+		if _, err := r.WriteTo(writing(func(p []byte) (int, error) { return len(p) / 2, full })); !errors.Is(err, full) {
+			t.Errorf("a full disk: %v", err)
+		}
+		if _, err := r.WriteTo(writing(func(p []byte) (int, error) { return len(p) / 2, nil })); !errors.Is(err, io.ErrShortWrite) {
+			t.Errorf("a short write: %v", err)
+		}
+
+		r = open()
+		r.in = bufio.NewReader(odd{io.LimitReader(r.in, 100)})
+		if _, err := r.WriteTo(io.Discard); !errors.Is(err, ErrDamaged) {
+			t.Errorf("cut: %v", err)
+		}
+		r = open()
+		r.err = fmt.Errorf("connection lost: %w", io.EOF)
+		if _, err := r.WriteTo(io.Discard); err == nil {
+			t.Error("an error that wraps the end was taken for it")
+		}
+	})
+}
+
+type writing func(p []byte) (int, error)
+
+func (w writing) Write(p []byte) (int, error) { return w(p) }

@@ -24,7 +24,7 @@ func (a *app) pushByAgent(ctx context.Context, sel selection, path string) (resu
 
 // getByAgent is pushByAgent for a get.
 func (a *app) getByAgent(ctx context.Context, sel selection, identity int, control *postgres.Control, name, dest string) (got archive.Got, done bool, err error) {
-	if a.takeAhead(sel, identity, control, name, dest) {
+	if a.takeAhead(ctx, sel, identity, control, name, dest) {
 		return archive.Got{}, true, nil
 	}
 	done, err = a.byAgent(ctx, sel, func(c agent.Client, r agent.Request) error {
@@ -41,7 +41,7 @@ func (a *app) getByAgent(ctx context.Context, sel selection, identity int, contr
 // takeAhead takes what the agent has fetched ahead out of the spool, where that is the
 // same for both: to have it copied would cost more than all the rest. Whatever is
 // in the way of that, the agent is asked.
-func (a *app) takeAhead(sel selection, identity int, control *postgres.Control, name, dest string) bool {
+func (a *app) takeAhead(ctx context.Context, sel selection, identity int, control *postgres.Control, name, dest string) bool {
 	if sel.config.Agent.Socket == "" || sel.config.Archive.Spool == "" || control == nil {
 		return false
 	}
@@ -54,7 +54,7 @@ func (a *app) takeAhead(sel selection, identity int, control *postgres.Control, 
 	queue, _, err := a.prefetchQueue(r)
 	taken := false
 	if err == nil {
-		taken, err = queue.Take(name, dest)
+		taken, err = queue.Take(ctx, name, dest)
 	}
 	if err != nil {
 		a.log.Debug("what the agent has fetched ahead cannot be taken", "error", oneLine(err.Error()))

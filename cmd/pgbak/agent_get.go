@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -121,8 +120,7 @@ func (s *agentService) getBy(set *agentSet, of recovering, getter *archive.Gette
 		return getter.GetInto
 	}
 	ahead := archive.NewPrefetchGetter(getter, queue, func() error {
-		workers := cmp.Or(settings.processes, max(of.processes, minPrefetchWorkers))
-		p, err := archive.NewPrefetcher(queue, workers, s.noteAhead, set.sources(of, warmAge)...)
+		p, err := archive.NewPrefetcher(queue, of.workersAhead(settings), s.noteAhead, set.sources(of, warmAge)...)
 		if err != nil {
 			return err
 		}

@@ -60,11 +60,12 @@ func (a *app) archiveGet(ctx context.Context, identity int, name, dest string) e
 		return err
 	}
 	r := recovering{selection: sel, asked: a.repositoryName(), identity: identity, control: control}
-	getter, err := archive.NewGetter(a.sources(r)...)
+	sources := openedOnce(a.sources(r))
+	getter, err := archive.NewGetter(sources...)
 	if err != nil {
 		return err
 	}
-	got, err := a.getBy(r, getter)(ctx, name, dest)
+	got, err := a.getBy(ctx, r, sources, getter)(ctx, name, dest)
 	a.logGot(name, got, err)
 	return err
 }
@@ -81,7 +82,7 @@ func (a *app) logGot(name string, got archive.Got, err error) {
 
 // getBy is how a file is got: through the queue of what was fetched ahead, or
 // straight from the repositories where there is no spool, or none that can be used.
-func (a *app) getBy(r recovering, getter *archive.Getter) func(ctx context.Context, name, dest string) (archive.Got, error) {
+func (a *app) getBy(ctx context.Context, r recovering, sources []archive.Source, getter *archive.Getter) func(ctx context.Context, name, dest string) (archive.Got, error) {
 	if r.config.Archive.Spool == "" || r.control == nil {
 		return getter.Get
 	}
@@ -89,7 +90,7 @@ func (a *app) getBy(r recovering, getter *archive.Getter) func(ctx context.Conte
 	if r.directory, err = filepath.Abs(a.directory); err == nil {
 		r.instance = instanceOf(r.directory)
 		var ahead *archive.PrefetchGetter
-		if ahead, err = a.prefetching(r, getter); err == nil {
+		if ahead, err = a.prefetching(ctx, r, sources, getter); err == nil {
 			return ahead.Get
 		}
 	}

@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pgbak/pgbak/archive"
 	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/repo"
 )
 
 // archivePrefetchCommand is what archive-get starts beside itself. It is a
@@ -47,20 +50,44 @@ func (a *app) archivePrefetch(ctx context.Context, identity int, directory strin
 	if err != nil {
 		return err
 	}
-	note := func(err error) { a.log.Warn("fetching ahead", "error", oneLine(err.Error())) }
-	workers := settings.processes
-	if workers == 0 {
-		workers = max(sel.processes, minPrefetchWorkers)
+	// Nobody reads the log of this process: the next archive-get repeats it in its own.
+	note := func(err error) {
+		text := oneLine(err.Error())
+		a.log.Warn("fetching ahead", "error", text)
+		if err := queue.Complain(text); err != nil {
+			a.log.Warn("fetching ahead", "error", oneLine(err.Error()))
+		}
 	}
-	p, err := archive.NewPrefetcher(queue, workers, note, a.sources(r)...)
+	p, err := archive.NewPrefetcher(queue, r.workersAhead(settings), note, a.sources(r)...)
+	if err == nil {
+		err = p.Run(ctx)
+	}
 	if err != nil {
-		return err
+		note(err)
 	}
-	return p.Run(ctx)
+	return err
 }
 
-// minPrefetchWorkers keeps one processor from waiting for the network alone.
-const minPrefetchWorkers = 2
+const (
+	// minPrefetchWorkers keeps one processor from waiting for the disk alone.
+	minPrefetchWorkers = 2
+	// farPrefetchWorkers is as many where a segment is waited for longer than it is
+	// worked on.
+	farPrefetchWorkers = 8
+)
+
+// workersAhead is how many segments are fetched ahead at one time.
+func (r recovering) workersAhead(settings archiveSettings) int {
+	if settings.processes != 0 {
+		return settings.processes
+	}
+	for _, rc := range r.repositories {
+		if p, err := rc.place(); err == nil && p.directory == "" {
+			return max(r.processes, farPrefetchWorkers)
+		}
+	}
+	return max(r.processes, minPrefetchWorkers)
+}
 
 // recovering is a server that calls archive-get, and how it calls it.
 type recovering struct {
@@ -118,22 +145,66 @@ func (r recovering) sourcesText() string {
 }
 
 // prefetching puts the queue before the repositories.
-func (a *app) prefetching(r recovering, getter *archive.Getter) (*archive.PrefetchGetter, error) {
-	queue, _, err := a.prefetchQueue(r)
+func (a *app) prefetching(ctx context.Context, r recovering, sources []archive.Source, getter *archive.Getter) (*archive.PrefetchGetter, error) {
+	queue, settings, err := a.prefetchQueue(r)
 	if err != nil {
 		return nil, err
 	}
-	return archive.NewPrefetchGetter(getter, queue, func() error { return a.startPrefetch(r) }), nil
+	return archive.NewPrefetchGetter(getter, queue, func() error {
+		isInit, err := postmasterIsInit(r.directory)
+		if err != nil {
+			return err
+		}
+		if isInit {
+			return a.fillQueue(ctx, queue, r.workersAhead(settings), sources)
+		}
+		return a.startPrefetch(r)
+	}), nil
+}
+
+// fillPatience is for how long a segment that is there is held back while the next ones
+// are fetched.
+const fillPatience = 10 * time.Second
+
+// fillQueue fetches ahead in this process, while PostgreSQL waits: a part of what a
+// process beside it would gain, for where there can be none.
+func (a *app) fillQueue(ctx context.Context, queue *archive.PrefetchQueue, workers int, sources []archive.Source) error {
+	a.log.Debug("fetching ahead before the end of this call: PostgreSQL is process 1, and would take the end of a process that it did not start for a crash")
+	ctx, cancel := context.WithTimeout(ctx, fillPatience)
+	defer cancel()
+	note := func(err error) { a.log.Warn("fetching ahead", "error", oneLine(err.Error())) }
+	p, err := archive.NewPrefetcher(queue, workers, note, sources...)
+	if err != nil {
+		return err
+	}
+	return p.Fill(ctx)
+}
+
+// openedOnce are sources that stay open, for who asks them again in the same process.
+func openedOnce(sources []archive.Source) []archive.Source {
+	var kept []archive.Source
+	for _, s := range sources {
+		var mu sync.Mutex
+		var stanza *repo.Stanza
+		var ids []repo.Identity
+		kept = append(kept, archive.Source{Name: s.Name, Open: func(ctx context.Context) (*repo.Stanza, []repo.Identity, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if stanza != nil {
+				return stanza, ids, nil
+			}
+			var err error
+			stanza, ids, err = s.Open(ctx)
+			return stanza, ids, err
+		}})
+	}
+	return kept
 }
 
 // startPrefetch starts archive-prefetch as a process that stays when this one
 // ends: with a session of its own, so that no signal to PostgreSQL's processes ends it, and
 // with none of the files that PostgreSQL has open, whose disk or log it would keep in use.
 func (a *app) startPrefetch(r recovering) error {
-	if isInit, err := postmasterIsInit(r.directory); isInit || err != nil {
-		a.log.Debug("nothing is fetched ahead: PostgreSQL is process 1, and would take the end of a process that it did not start for a crash")
-		return err
-	}
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find out where pgbak is installed: %w", err)

@@ -186,19 +186,79 @@ func TestNothingIsFetchedAheadForOthersThanRecovery(t *testing.T) {
 	get := func(dest string) string {
 		return s.mustRun(t, "--log-level", "debug", "archive-get", "000000010000000000000003", dest).stderr
 	}
-	for _, log := range []string{
-		get("pg_wal/000000010000000000000003"), // pg_rewind
-		func() string {
-			s.write(t, "postmaster.pid", []byte("1\n"+s.dir+"\n"))
-			return get("pg_wal/RECOVERYXLOG")
-		}(),
-	} {
-		if strings.Contains(log, "fetching ahead") || s.prefetching(t) != 0 {
-			t.Errorf("process %d\n%s", s.prefetching(t), log)
+	s.write(t, "postmaster.pid", []byte("17\n"+s.dir+"\n"))
+	// pg_rewind:
+	if log := get("pg_wal/000000010000000000000003"); strings.Contains(log, "fetching ahead") || s.prefetching(t) != 0 || s.queued(t) != 0 {
+		t.Errorf("process %d\n%s", s.prefetching(t), log)
+	}
+	contains(t, get("pg_wal/RECOVERYXLOG"), "fetching ahead")
+}
+
+// TestWherePostgreSQLIsProcess1TheCallItselfFetchesAhead, and leaves nobody behind.
+func TestWherePostgreSQLIsProcess1TheCallItselfFetchesAhead(t *testing.T) {
+	s := ahead(t)
+	t.Cleanup(func() { s.endPrefetching(t) })
+	s.write(t, "postmaster.pid", []byte("1\n"+s.dir+"\n"))
+	filled := 0
+	for n := 3; n < 11; n++ {
+		o := s.mustRun(t, "--log-level", "debug", "archive-get", fmt.Sprintf("0000000100000000%08X", n), "pg_wal/RECOVERYXLOG")
+		contains(t, o.stderr, fmt.Sprint("ahead=", n > 3))
+		if strings.Contains(o.stderr, "WARN") {
+			t.Error(o.stderr)
+		}
+		if strings.Contains(o.stderr, "before the end of this call") {
+			filled++
+		}
+		if pid := s.prefetching(t); pid != 0 {
+			t.Errorf("process %d was left behind", pid)
+		}
+		if want := min(4, 10-n); n == 3 && s.queued(t) != want {
+			t.Errorf("behind %d the queue holds %d, want %d", n, s.queued(t), want)
 		}
 	}
-	s.write(t, "postmaster.pid", []byte("17\n"+s.dir+"\n"))
-	contains(t, get("pg_wal/RECOVERYXLOG"), "fetching ahead")
+	if filled == 0 || filled == 8 {
+		t.Errorf("%d of 8 calls filled the queue", filled)
+	}
+	if o := s.run(t, "archive-get", "00000001000000000000000B", "pg_wal/RECOVERYXLOG"); o.code != exitFailed {
+		t.Errorf("behind the last: exit %d\n%s", o.code, o.stderr)
+	}
+}
+
+// TestWhatFailsInTheBackgroundIsToldByTheNextCall: the prefetcher's own words go nowhere.
+func TestWhatFailsInTheBackgroundIsToldByTheNextCall(t *testing.T) {
+	s := ahead(t)
+	t.Cleanup(func() { s.endPrefetching(t) })
+	found, err := filepath.Glob(s.path("repo/wal/*/*/*/*/000000010000000000000005"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("objects %q, %v", found, err)
+	}
+	content, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[len(content)/2] ^= 1
+	if err := os.Chmod(found[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(found[0], content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get := func(n int) outcome {
+		return s.run(t, "archive-get", fmt.Sprintf("0000000100000000%08X", n), "pg_wal/RECOVERYXLOG")
+	}
+	if o := get(3); o.code != exitOK || o.stderr != "" {
+		t.Errorf("exit %d\n%s", o.code, o.stderr)
+	}
+	until(t, "the failure were noted", func() bool {
+		found, err := filepath.Glob(filepath.Join(s.spool, "main/get/*/trouble"))
+		return err == nil && len(found) == 1
+	})
+	s.endPrefetching(t)
+	o := get(4)
+	contains(t, o.stderr, "level=WARN", "fetching ahead: at 20", "get 000000010000000000000005 from repository ", "damaged")
+	if o.code != exitOK || strings.Count(strings.TrimSpace(o.stderr), "\n") != 0 {
+		t.Errorf("exit %d, not one line\n%s", o.code, o.stderr)
+	}
 }
 
 func TestASpoolThatCannotBeUsedIsAWarning(t *testing.T) {
