@@ -6,9 +6,11 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// walBuffers are what the files of one batch are read into, one after the other.
-// nil gives none.
+// walBuffers are what the files of one batch are read into, one after the other,
+// and what they are compressed by. nil gives no buffers.
 type walBuffers struct {
+	compressors *repo.WALCompressors
+
 	mu   sync.Mutex
 	free [][]byte
 }

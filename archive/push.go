@@ -135,7 +135,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarget, batch *walBuffers) (outcome, error) {
 	o := outcome{Result: Result{File: filepath.Base(file.path)}}
 	content := repo.NewWALContent(file)
-	content.Processes = p.Processes
+	content.Compressors = p.compressors(batch)
 	content.Buffer = batch.take(file.size)
 	defer batch.give(content.Buffer)
 	defer content.Close()
@@ -177,6 +177,14 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 		}
 	}
 	return o, errors.Join(errs...)
+}
+
+// compressors gives those of the batch, or new ones without one.
+func (p *Pusher) compressors(batch *walBuffers) *repo.WALCompressors {
+	if batch != nil {
+		return batch.compressors
+	}
+	return repo.NewWALCompressors(p.Processes)
 }
 
 // pushed is the outcome of one repository, with sentences for the server's log.

@@ -79,13 +79,13 @@ func TestOneWALFileForManyRepositoriesIsReadAndCompressedOnce(t *testing.T) {
 
 func TestFramesAreCompressedOnlyInTheSlotsOfTheProcesses(t *testing.T) {
 	c := NewWALContent(storage.Bytes(rows(8*walFrameSize, 1)))
-	c.Processes = 3
+	c.Compressors = NewWALCompressors(3)
 	f := c.begin(Compression{})
-	if <-f.done; f.err != nil || len(f.frames) != 8 || cap(c.slots) != 3 {
-		t.Errorf("%d frames in %d slots, %v", len(f.frames), cap(c.slots), f.err)
+	if <-f.done; f.err != nil || len(f.frames) != 8 || cap(c.Compressors.slots) != 3 {
+		t.Errorf("%d frames in %d slots, %v", len(f.frames), cap(c.Compressors.slots), f.err)
 	}
 	for range 3 {
-		c.slots <- struct{}{}
+		c.Compressors.slots <- struct{}{}
 	}
 	other := c.begin(mustCompression(t, "s2"))
 	select {
@@ -94,7 +94,7 @@ func TestFramesAreCompressedOnlyInTheSlotsOfTheProcesses(t *testing.T) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	for range 3 {
-		<-c.slots
+		<-c.Compressors.slots
 	}
 	if <-other.done; other.err != nil {
 		t.Error(other.err)
@@ -240,9 +240,9 @@ func TestClosingEndsWhatRunsInTheBackground(t *testing.T) {
 func TestAPutDoesNotWaitForCompressionWhenItsContextEnds(t *testing.T) {
 	s := walStanza(t, mem.New(), "")
 	c := NewWALContent(storage.Bytes(rows(walFrameSize, 1)))
-	c.Processes = 1
+	c.Compressors = NewWALCompressors(1)
 	c.Compress(Compression{})
-	c.slots <- struct{}{} // compressing never goes on, or is over
+	c.Compressors.slots <- struct{}{} // compressing never goes on, or is over
 	comp := mustCompression(t, "s2")
 	s.repo.o.Compression = comp
 	ctx, cancel := context.WithCancel(context.Background())
@@ -251,7 +251,7 @@ func TestAPutDoesNotWaitForCompressionWhenItsContextEnds(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	<-c.slots
+	<-c.Compressors.slots
 	c.Close()
 }
 
