@@ -241,7 +241,7 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 	}
 	if len(counting) == len(r.targets) {
 		// Left since this run looked, or for another content.
-		if now, err := sumFile(r.path(name)); err == nil && now == ack.contentSum {
+		if ack.isOf(r.path(name)) {
 			return r.complete(Result{File: name, Acknowledged: true}, counting, ack.Size), nil
 		}
 		counting = nil
@@ -255,7 +255,7 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
 		ack.File = name
-		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o.content, counting, o.holders, r.clock())))
+		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o, counting, r.clock())))
 	}
 	return r.complete(o.Result, counting, o.content.Size), err
 }
@@ -268,7 +268,13 @@ func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget)
 	}
 	defer file.Close()
 	file.unproven = r.isUnproven(name)
-	return r.pusher.pushFile(ctx, file, targets, r.buffers)
+	began := r.clock()
+	before, ok := file.stamp()
+	o, err := r.pusher.pushFile(ctx, file, targets, r.buffers)
+	if after, _ := file.stamp(); ok && after == before && before.isSettled(began) {
+		o.stamp = &before
+	}
+	return o, err
 }
 
 // asking gives the targets for a file that these hold.

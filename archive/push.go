@@ -117,6 +117,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 type outcome struct {
 	Result
 	content contentSum // of what was pushed; the zero value is not known
+	stamp   *fileStamp // of the file with that content; nil is not known
 	holders []holder   // of Result.Stored
 }
 
