@@ -163,7 +163,7 @@ func (b *Batch) newRun(path string) *pushRun {
 		r.targets = append(r.targets, newRunTarget(t))
 	}
 	frames := max(cmp.Or(b.pusher.Processes, runtime.GOMAXPROCS(0)), r.processes())
-	r.buffers = &walBuffers{compressors: repo.NewWALCompressors(frames)}
+	r.buffers = &walBuffers{compressors: repo.NewWALCompressors(frames), unsummed: b.spool == nil}
 	if b.pusher.Control != nil {
 		var err error
 		r.control, err = b.pusher.Control()

@@ -10,10 +10,14 @@ import (
 // and what they are compressed by. nil gives no buffers.
 type walBuffers struct {
 	compressors *repo.WALCompressors
+	unsummed    bool // nobody asks for the sum of what was pushed
 
 	mu   sync.Mutex
 	free [][]byte
 }
+
+// sums tells whether the sum of what was pushed is wanted.
+func (b *walBuffers) sums() bool { return b != nil && !b.unsummed }
 
 // take gives a buffer for a file, nil if it is too large to be held, or too small
 // to matter.

@@ -246,11 +246,13 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 		}
 		counting = nil
 	}
-	o, err := r.pushTo(ctx, name, r.asking(name, counting, patience))
+	// An acknowledgement that does not count any more: it was archived, some time ago.
+	known := ack.File != "" && len(counting) == 0
+	o, err := r.pushTo(ctx, name, r.asking(name, counting, patience), known)
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pushTo(ctx, name, r.asking(name, nil, patience))
+		o, err = r.pushTo(ctx, name, r.asking(name, nil, patience), true)
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
@@ -260,14 +262,14 @@ func (r *pushRun) push(ctx context.Context, name string, patience context.Contex
 	return r.complete(o.Result, counting, o.content.Size), err
 }
 
-// pushTo pushes a file to some targets.
-func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget) (outcome, error) {
+// pushTo pushes a file to some targets, which are known to have held it if known says so.
+func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget, known bool) (outcome, error) {
 	file, err := look(r.path(name))
 	if err != nil {
 		return outcome{Result: Result{File: name}}, err
 	}
 	defer file.Close()
-	file.unproven = r.isUnproven(name)
+	file.unproven, file.known = r.isUnproven(name), known
 	began := r.clock()
 	before, ok := file.stamp()
 	o, err := r.pusher.pushFile(ctx, file, targets, r.buffers)

@@ -136,7 +136,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarget, batch *walBuffers) (outcome, error) {
 	o := outcome{Result: Result{File: filepath.Base(file.path)}}
 	content := repo.NewWALContent(file)
-	content.Compressors = p.compressors(batch)
+	content.Compressors, content.MayBeThere = p.compressors(batch), file.known
 	content.Buffer = batch.take(file.size)
 	defer batch.give(content.Buffer)
 	defer content.Close()
@@ -145,7 +145,7 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 		content.Compress(t.Compression)
 	}
 	sumLarge := func() contentSum { return contentSum{} }
-	if batch != nil {
+	if batch.sums() {
 		sumLarge = file.sumLarge()
 	}
 	puts, holders, errs := make([]pushed, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
@@ -153,7 +153,7 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 	for i, t := range targets {
 		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
 	}
-	if batch != nil {
+	if batch.sums() {
 		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()

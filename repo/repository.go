@@ -54,6 +54,11 @@ func (c Compression) forWAL() Compression {
 	return Compression{walCodec: c.walCodec, walLevel: c.walLevel, set: true}
 }
 
+// ofWAL is forWAL of a setting that may be the zero value.
+func (c Compression) ofWAL() Compression {
+	return Options{Compression: c}.withDefaults().Compression.forWAL()
+}
+
 // WithWAL is c for frames and other for WAL.
 func (c Compression) WithWAL(other Compression) Compression {
 	c = Options{Compression: c}.withDefaults().Compression

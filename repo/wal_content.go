@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -39,6 +40,9 @@ type WALContent struct {
 	// to the content until Close has returned: who pushes many files saves the
 	// kernel from clearing as much memory for each. To be set before the first use.
 	Buffer []byte
+	// MayBeThere tells that the file may be archived already: every PutWAL then looks
+	// first, which is a Stat, before it compresses. To be set before the first use.
+	MayBeThere bool
 
 	src  storage.Source
 	hold int64                  // bytes: maxHeldWAL
@@ -122,10 +126,28 @@ func (c *WALContent) Head(n int) ([]byte, error) {
 // Compress begins to read the content and to compress it in the background,
 // so that both overlap with what the caller does until PutWAL. Of a file above
 // 64 MiB it does nothing. The zero Compression is the default; a setting
-// that was begun is not begun again.
+// that was begun is not begun again. It is to be called once for each PutWAL by this
+// setting: when each of them has found the file archived, compressing ends.
 func (c *WALContent) Compress(comp Compression) {
-	if c.isHeld() {
-		c.begin(comp)
+	if c.isHeld() && !c.MayBeThere {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.begin(comp).expected++
+	}
+}
+
+// spare says that one of the PutWALs by this setting needs no frames, as far as can be seen.
+func (c *WALContent) spare(comp Compression) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.settings[comp.ofWAL()]
+	if f == nil {
+		return
+	}
+	if f.expected--; f.expected <= 0 && f.waiting == 0 {
+		// Who needs them all the same begins anew.
+		f.spared.Store(true)
+		delete(c.settings, comp.ofWAL())
 	}
 }
 
@@ -163,6 +185,10 @@ type walFrames struct {
 	frames []walFrame
 	err    error
 	memory *walMemory // of the frames; nil once it was given back
+
+	expected int         // PutWALs that may still want the frames; needs WALContent.mu
+	waiting  int         // those that do; needs WALContent.mu
+	spared   atomic.Bool // nobody wants them
 }
 
 // walFrame is one frame, not yet sealed.
@@ -172,25 +198,31 @@ type walFrame struct {
 	payload []byte
 }
 
+// begin needs c.mu.
 func (c *WALContent) begin(comp Compression) *walFrames {
-	comp = Options{Compression: comp}.withDefaults().Compression.forWAL()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	comp = comp.ofWAL()
 	if f := c.settings[comp]; f != nil {
 		return f
 	}
-	f := &walFrames{done: make(chan struct{}), memory: c.compressors().memory()}
+	by := c.compressors()
+	f := &walFrames{done: make(chan struct{}), memory: by.memory()}
 	c.settings[comp] = f
 	c.running.Go(func() {
 		defer close(f.done)
-		f.frames, f.err = c.compress(comp, c.Compressors, f.memory)
+		f.frames, f.err = c.compress(comp, by, f)
+		if f.spared.Load() {
+			by.giveMemory(f.memory) // it is no setting any more, which Close would find
+		}
 	})
 	return f
 }
 
 // compressed waits for the content in the form of a setting.
 func (c *WALContent) compressed(ctx context.Context, comp Compression) ([]walFrame, error) {
+	c.mu.Lock()
 	f := c.begin(comp)
+	f.waiting++ // nobody spares it now
+	c.mu.Unlock()
 	select {
 	case <-f.done:
 		return f.frames, f.err
@@ -201,7 +233,7 @@ func (c *WALContent) compressed(ctx context.Context, comp Compression) ([]walFra
 
 // compress is frame by frame, as many at a time as there are slots, from when
 // they are read.
-func (c *WALContent) compress(comp Compression, by *WALCompressors, memory *walMemory) ([]walFrame, error) {
+func (c *WALContent) compress(comp Compression, by *WALCompressors, f *walFrames) ([]walFrame, error) {
 	frames := make([]walFrame, (c.Size()+walFrameSize-1)/walFrameSize)
 	next := make(chan int, len(frames))
 	for i := range frames {
@@ -216,7 +248,7 @@ func (c *WALContent) compress(comp Compression, by *WALCompressors, memory *walM
 				if err != nil {
 					return err
 				}
-				if frames[i], err = c.inSlot(comp, by, memory, plain[i*walFrameSize:]); err != nil {
+				if frames[i], err = c.inSlot(comp, by, f, plain[i*walFrameSize:]); err != nil {
 					return err
 				}
 			}
@@ -230,10 +262,10 @@ func (c *WALContent) compress(comp Compression, by *WALCompressors, memory *walM
 	return frames, err
 }
 
-func (c *WALContent) inSlot(comp Compression, by *WALCompressors, memory *walMemory, plain []byte) (walFrame, error) {
+func (c *WALContent) inSlot(comp Compression, by *WALCompressors, of *walFrames, plain []byte) (walFrame, error) {
 	by.slots <- struct{}{}
 	defer func() { <-by.slots }()
-	if c.stopped.Err() != nil {
+	if c.stopped.Err() != nil || of.spared.Load() {
 		return walFrame{}, errWALClosed
 	}
 	enc, err := by.take(comp)
@@ -243,7 +275,7 @@ func (c *WALContent) inSlot(comp Compression, by *WALCompressors, memory *walMem
 	defer by.give(comp, enc)
 	f, err := enc.frame(plain)
 	if f.codec != codec.None {
-		f.payload = memory.keep(f.payload) // the compressor's is its own
+		f.payload = of.memory.keep(f.payload) // the compressor's is its own
 	}
 	return f, err
 }
