@@ -144,22 +144,23 @@ func TestAHeldFileIsGivenAsItIsReadAndProvenAtItsEnd(t *testing.T) {
 	content := rows(3*walReadPiece, 1)
 	r, w := io.Pipe()
 	h := newHeldWAL(piped{r, int64(len(content))}, func(n int64) []byte { return make([]byte, n) })
-	if _, err := w.Write(content[:walReadPiece]); err != nil {
-		t.Fatal(err)
-	}
+	let := make(chan struct{}) // nothing more comes before the beginning was given
+	written := make(chan error, 1)
+	go func() {
+		_, err := w.Write(content[:walReadPiece])
+		<-let
+		_, more := w.Write(append(bytes.Clone(content[walReadPiece:]), 0))
+		written <- errors.Join(err, more, w.Close())
+	}()
 	if got, err := h.first(walReadPiece); err != nil || !bytes.Equal(got, content[:walReadPiece]) {
 		t.Errorf("the beginning: %d bytes, %v", len(got), err)
 	}
-	whole := make(chan error)
-	go func() {
-		_, err := h.whole()
-		whole <- err
-	}()
-	if _, err := w.Write(append(bytes.Clone(content[walReadPiece:]), 0)); err != nil {
-		t.Fatal(err)
+	close(let)
+	_, err := h.whole()
+	expectError(t, err, "it has more than 3145728 bytes")
+	if err := <-written; err != nil {
+		t.Error(err)
 	}
-	_ = w.Close()
-	expectError(t, <-whole, "it has more than 3145728 bytes")
 }
 
 type piped struct {
