@@ -73,8 +73,26 @@ type acknowledgement struct {
 	Version int    `json:"version"`
 	File    string `json:"file"`
 	contentSum
-	Time    int64    `json:"time"` // Unix seconds, of the last change
-	Holders []holder `json:"repositories"`
+	Time    int64      `json:"time"` // Unix seconds, of the last change
+	Holders []holder   `json:"repositories"`
+	Stamp   *fileStamp `json:"stamp,omitempty"` // of the file with that content; nil is not known
+}
+
+// isOf tells whether the content that the file at path has now is the one that is
+// acknowledged: by its stamp, or else by reading it.
+func (a acknowledgement) isOf(path string) bool {
+	f, err := look(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if a.Stamp != nil && a.Stamp.Size == a.Size {
+		if now, ok := f.stamp(); ok && now == *a.Stamp {
+			return true
+		}
+	}
+	now, err := f.sum()
+	return err == nil && now == a.contentSum
 }
 
 func (s *Spool) acknowledgementPath(name string) string {
@@ -133,11 +151,11 @@ func isRecent(unix int64, now time.Time, age time.Duration) bool {
 	return past >= 0 && past <= int64(age/time.Second)
 }
 
-// with adds the holders that took the content just now to those that count.
-func (a acknowledgement) with(content contentSum, counting, fresh []holder, now time.Time) acknowledgement {
-	next := acknowledgement{Version: acknowledgementVersion, File: a.File, contentSum: content, Time: now.Unix()}
+// with adds the holders that took the content of o just now to those that count.
+func (a acknowledgement) with(o outcome, counting []holder, now time.Time) acknowledgement {
+	next := acknowledgement{Version: acknowledgementVersion, File: a.File, contentSum: o.content, Stamp: o.stamp, Time: now.Unix()}
 	next.Holders = slices.Clone(counting)
-	for _, h := range fresh {
+	for _, h := range o.holders {
 		h.Time = now.Unix()
 		next.Holders = append(next.Holders, h)
 	}

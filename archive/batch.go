@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -31,6 +32,8 @@ const (
 // earlier one. The exception is QueueMax.
 type Batch struct {
 	// Processes is how many files are pushed at the same time; 0 is runtime.GOMAXPROCS.
+	// Together they compress so many frames at the same time, or as many as the
+	// Pusher does if those are more.
 	Processes int
 	// QueueMax, in bytes, is how much WAL may wait. Of what exceeds it the oldest
 	// segments are given up when PostgreSQL asks for them, see Result.Dropped;
@@ -154,11 +157,13 @@ type runTotal struct {
 }
 
 func (b *Batch) newRun(path string) *pushRun {
-	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true, buffers: &walBuffers{},
+	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
 		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))
 	}
+	frames := max(cmp.Or(b.pusher.Processes, runtime.GOMAXPROCS(0)), r.processes())
+	r.buffers = &walBuffers{compressors: repo.NewWALCompressors(frames), unsummed: b.spool == nil}
 	if b.pusher.Control != nil {
 		var err error
 		r.control, err = b.pusher.Control()
@@ -198,7 +203,7 @@ func (r *pushRun) acknowledged() (Result, bool) {
 	if err != nil || len(r.holders(a)) < len(r.targets) {
 		return Result{}, false
 	}
-	if now, err := sumFile(r.path(r.asked)); err != nil || now != a.contentSum {
+	if !a.isOf(r.path(r.asked)) {
 		return Result{}, false
 	}
 	result := Result{File: r.asked, Acknowledged: true}

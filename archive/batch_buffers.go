@@ -6,12 +6,18 @@ import (
 	"github.com/pgbak/pgbak/repo"
 )
 
-// walBuffers are what the files of one batch are read into, one after the other.
-// nil gives none.
+// walBuffers are what the files of one batch are read into, one after the other,
+// and what they are compressed by. nil gives no buffers.
 type walBuffers struct {
+	compressors *repo.WALCompressors
+	unsummed    bool // nobody asks for the sum of what was pushed
+
 	mu   sync.Mutex
 	free [][]byte
 }
+
+// sums tells whether the sum of what was pushed is wanted.
+func (b *walBuffers) sums() bool { return b != nil && !b.unsummed }
 
 // take gives a buffer for a file, nil if it is too large to be held, or too small
 // to matter.

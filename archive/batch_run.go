@@ -137,34 +137,42 @@ func (r *pushRun) push(ctx context.Context, f readyFile, patience context.Contex
 	}
 	if len(counting) == len(r.targets) {
 		// Left since this run looked, or for another content.
-		if now, err := sumFile(r.path(name)); err == nil && now == ack.contentSum {
+		if ack.isOf(r.path(name)) {
 			return r.complete(Result{File: name, Acknowledged: true}, counting, ack.Size), nil
 		}
 		counting = nil
 	}
-	o, err := r.pushTo(ctx, name, r.asking(f, counting, patience))
+	// An acknowledgement that does not count any more: it was archived, some time ago.
+	known := ack.File != "" && len(counting) == 0
+	o, err := r.pushTo(ctx, name, r.asking(f, counting, patience), known)
 	if len(counting) > 0 && (o.content != ack.contentSum || len(r.holders(ack)) < len(counting)) {
 		// The others hold other content, or are not what they were.
 		counting = nil
-		o, err = r.pushTo(ctx, name, r.asking(f, nil, patience))
+		o, err = r.pushTo(ctx, name, r.asking(f, nil, patience), true)
 	}
 	r.noteFailed(o.Failed)
 	if r.spool != nil && len(o.holders) > 0 && o.content != (contentSum{}) {
 		ack.File = name
-		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o.content, counting, o.holders, r.clock())))
+		r.spoolFailed(r.spool.writeAcknowledgement(ack.with(o, counting, r.clock())))
 	}
 	return r.complete(o.Result, counting, o.content.Size), err
 }
 
-// pushTo pushes a file to some targets.
-func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget) (outcome, error) {
+// pushTo pushes a file to some targets, which are known to have held it if known says so.
+func (r *pushRun) pushTo(ctx context.Context, name string, targets []PushTarget, known bool) (outcome, error) {
 	file, err := look(r.path(name))
 	if err != nil {
 		return outcome{Result: Result{File: name}}, err
 	}
 	defer file.Close()
-	file.unproven = r.isUnproven(name)
-	return r.pusher.pushFile(ctx, file, targets, r.buffers)
+	file.unproven, file.known = r.isUnproven(name), known
+	began := r.clock()
+	before, ok := file.stamp()
+	o, err := r.pusher.pushFile(ctx, file, targets, r.buffers)
+	if after, _ := file.stamp(); ok && after == before && before.isSettled(began) {
+		o.stamp = &before
+	}
+	return o, err
 }
 
 // asking gives the targets for a file that these hold.

@@ -61,6 +61,7 @@ type walFile struct {
 	// unproven tells that the history of its timeline is not in the archive as far as
 	// is known: the repository may hold another server's.
 	unproven bool
+	known    bool  // it was archived before, as far as is known
 	hole     error // why its summary begins later than that before it ends; valid once the summary is made
 }
 

@@ -117,6 +117,7 @@ func (p *Pusher) Push(ctx context.Context, path string) (Result, error) {
 type outcome struct {
 	Result
 	content contentSum // of what was pushed; the zero value is not known
+	stamp   *fileStamp // of the file with that content; nil is not known
 	holders []holder   // of Result.Stored
 }
 
@@ -135,7 +136,7 @@ func (p *Pusher) pushTo(ctx context.Context, path string, targets []PushTarget, 
 func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarget, batch *walBuffers) (outcome, error) {
 	o := outcome{Result: Result{File: filepath.Base(file.path)}}
 	content := repo.NewWALContent(file)
-	content.Processes = p.Processes
+	content.Compressors, content.MayBeThere = p.compressors(batch), file.known
 	content.Buffer = batch.take(file.size)
 	defer batch.give(content.Buffer)
 	defer content.Close()
@@ -144,7 +145,7 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 		content.Compress(t.Compression)
 	}
 	sumLarge := func() contentSum { return contentSum{} }
-	if batch != nil {
+	if batch.sums() {
 		sumLarge = file.sumLarge()
 	}
 	puts, holders, errs := make([]pushed, len(targets)), make([]holder, len(targets)), make([]error, len(targets))
@@ -152,7 +153,7 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 	for i, t := range targets {
 		running.Go(func() { puts[i], holders[i], errs[i] = p.push(ctx, t, file, content) })
 	}
-	if batch != nil {
+	if batch.sums() {
 		o.content = file.sumHeld(content) // what cannot be summed is not acknowledged, and that is all
 	}
 	running.Wait()
@@ -177,6 +178,14 @@ func (p *Pusher) pushFile(ctx context.Context, file *walFile, targets []PushTarg
 		}
 	}
 	return o, errors.Join(errs...)
+}
+
+// compressors gives those of the batch, or new ones without one.
+func (p *Pusher) compressors(batch *walBuffers) *repo.WALCompressors {
+	if batch != nil {
+		return batch.compressors
+	}
+	return repo.NewWALCompressors(p.Processes)
 }
 
 // pushed is the outcome of one repository, with sentences for the server's log.

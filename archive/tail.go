@@ -108,7 +108,6 @@ func (d *descent) putSegment(ctx context.Context, p *Pusher, f postgres.WALFile,
 	}
 	defer file.Close()
 	content := repo.NewWALContent(file)
-	content.Processes = p.Processes
 	defer content.Close()
 	if err := file.check(d.stanza, f, content); err != nil {
 		return err
@@ -121,7 +120,7 @@ func (d *descent) putSegment(ctx context.Context, p *Pusher, f postgres.WALFile,
 		return err
 	}
 	whole := repo.NewWALContent(storage.Bytes(data))
-	whole.Processes = p.Processes
+	whole.Compressors = p.compressors(nil)
 	defer whole.Close()
 	file.summarize(whole)
 	_, err = d.stanza.PutWAL(ctx, d.stanza.Current(), f, whole)

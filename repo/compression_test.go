@@ -48,7 +48,7 @@ func TestWALMayBeCompressedOtherwiseThanFrames(t *testing.T) {
 		want        Compression
 	}{
 		{"zstd:9", "s2", Compression{codec: codec.Zstd, level: 9, walCodec: codec.S2, set: true}},
-		{"none", "zstd", Compression{codec: codec.None, walCodec: codec.Zstd, walLevel: defaultWALLevel, set: true}},
+		{"none", "zstd", Compression{codec: codec.None, walCodec: codec.Zstd, walLevel: codec.DefaultWALLevel, set: true}},
 		{"", "none", Compression{codec: codec.Zstd, level: codec.DefaultZstdLevel, walCodec: codec.None, set: true}},
 		{"s2", "zstd:7", Compression{codec: codec.S2, walCodec: codec.Zstd, walLevel: 7, set: true}},
 	} {

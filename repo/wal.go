@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"sync"
 
 	"github.com/pgbak/pgbak/internal/hint"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -48,19 +49,26 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c 
 	if c.Size() > maxWAL {
 		return put, fmt.Errorf("WAL file %s has %d bytes, more than any WAL file", name, c.Size())
 	}
-	c.Compress(s.repo.o.Compression) // while it is hashed
+	key := walKey(s.name, id, f)
+	there := s.seems(ctx, key, c)
 	content, err := c.contentID(s.repo)
 	if err != nil {
 		return put, fmt.Errorf("read WAL file %s: %w", name, err)
 	}
-	key := walKey(s.name, id, f)
 	spool := storage.NewSpool(maxHeldWAL, "")
 	defer spool.Close()
-	object, err := s.walObject(ctx, key, c, content, spool)
-	if err != nil {
-		return put, fmt.Errorf("read WAL file %s: %w", name, err)
+	build := func() (storage.Source, error) { return s.walObject(ctx, key, c, content, spool) }
+	object := storage.Source(&laterObject{make: sync.OnceValues(build)})
+	if !there {
+		if object, err = build(); err != nil {
+			return put, fmt.Errorf("read WAL file %s: %w", name, err)
+		}
 	}
-	err = s.repo.store.Put(ctx, key, object, storage.PutOptions{IfAbsent: true})
+	if there && !s.repo.store.Properties().CheapReads {
+		err = storage.ErrExist // a Put would send all of it to hear that
+	} else {
+		err = s.repo.store.Put(ctx, key, object, storage.PutOptions{IfAbsent: true})
+	}
 	if errors.Is(err, storage.ErrExist) {
 		put.Outcome = WALAlreadyThere
 		if err := s.compareWAL(ctx, key, name, content, c.Size()); err != nil {
@@ -74,6 +82,49 @@ func (s *Stanza) PutWAL(ctx context.Context, id Identity, f postgres.WALFile, c 
 	put.StoredSize = object.Size()
 	put.MarkErr = s.markAfter(ctx, id, f)
 	return put, nil
+}
+
+// seems tells whether an object seems to be there, where it is worth to look: on
+// a store near by, and where the caller has reason to think so. It begins or ends
+// compression accordingly. On a store near by nothing is decided by it: the Put says
+// what is there, and sees to it that it is durable, as what can be read in a
+// directory need not be.
+func (s *Stanza) seems(ctx context.Context, key string, c *WALContent) bool {
+	if s.repo.store.Properties().CheapReads || c.MayBeThere {
+		if _, err := s.repo.store.Stat(ctx, key); err == nil {
+			c.spare(s.repo.o.Compression)
+			return true
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isHeld() {
+		c.begin(s.repo.o.Compression) // while it is hashed
+	}
+	return false
+}
+
+// laterObject is an object that is made when the store turns out to want it.
+type laterObject struct {
+	make func() (storage.Source, error)
+}
+
+// Size implements storage.Source. Where there is no object, Open says why.
+func (o *laterObject) Size() int64 {
+	made, err := o.make()
+	if err != nil {
+		return 0
+	}
+	return made.Size()
+}
+
+// Open implements storage.Source.
+func (o *laterObject) Open() (io.ReadCloser, error) {
+	made, err := o.make()
+	if err != nil {
+		return nil, err
+	}
+	return made.Open()
 }
 
 // walObject seals the content for this repository: in memory if the content is

@@ -2,13 +2,12 @@ package repo
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,17 +33,20 @@ const maxHeldWAL = 64 << 20
 // differ. It takes 1 MiB, and in each PutWAL up to 64 MiB for the object, which
 // goes to a temporary file when it is larger.
 type WALContent struct {
-	// Processes is how many frames are compressed at the same time, for all
-	// settings together; 0 is runtime.GOMAXPROCS. To be set before the first use.
-	Processes int
+	// Compressors compress the frames; nil is some of its own, with as many frames
+	// at the same time as runtime.GOMAXPROCS. To be set before the first use.
+	Compressors *WALCompressors
 	// Buffer, if it is large enough, is what the content is read into. It belongs
 	// to the content until Close has returned: who pushes many files saves the
 	// kernel from clearing as much memory for each. To be set before the first use.
 	Buffer []byte
+	// MayBeThere tells that the file may be archived already: every PutWAL then looks
+	// first, which is a Stat, before it compresses. To be set before the first use.
+	MayBeThere bool
 
 	src  storage.Source
 	hold int64                  // bytes: maxHeldWAL
-	held func() ([]byte, error) // the content, if it is small enough; read once
+	held *heldWAL               // the content, if it is small enough
 	head func() ([]byte, error) // the first bytes of a larger one; read once
 
 	stop    context.CancelFunc
@@ -52,7 +54,6 @@ type WALContent struct {
 	running sync.WaitGroup
 
 	mu       sync.Mutex
-	slots    chan struct{}                        // held while a frame is compressed
 	settings map[Compression]*walFrames           // begun or done
 	plainIDs map[string]func() (ContentID, error) // unkeyed content ids by algorithm
 	summary  *walSummarized                       // begun or done; nil when nobody asked for one
@@ -66,7 +67,7 @@ const walHeadSize = 64 << 10
 // error then.
 func NewWALContent(src storage.Source) *WALContent {
 	c := &WALContent{src: src, hold: maxHeldWAL, settings: map[Compression]*walFrames{}, plainIDs: map[string]func() (ContentID, error){}}
-	c.held = sync.OnceValues(func() ([]byte, error) { return readStart(src, c.room(src.Size())) })
+	c.held = newHeldWAL(src, c.room)
 	c.head = sync.OnceValues(func() ([]byte, error) { return readStart(src, make([]byte, min(walHeadSize, src.Size()))) })
 	// Close is what ends the work, not a request: several share it.
 	c.stopped, c.stop = context.WithCancel(context.Background())
@@ -84,21 +85,17 @@ func (c *WALContent) room(n int64) []byte {
 	return newLargeBuffer(n)
 }
 
-// readStart fills b with the first bytes, and of all bytes makes sure that they are all.
+// readStart fills b with the first bytes.
 func readStart(src storage.Source, b []byte) ([]byte, error) {
 	in, err := src.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	n := int64(len(b))
 	if got, err := io.ReadFull(in, b); err != nil {
 		return nil, fmt.Errorf("it ends after %d of %d bytes: %w", got, src.Size(), err)
 	}
-	if n < src.Size() {
-		return b, nil
-	}
-	return b, expectEnd(in, n)
+	return b, nil
 }
 
 func expectEnd(in io.Reader, size int64) error {
@@ -119,36 +116,67 @@ func (c *WALContent) isHeld() bool { return c.Size() <= c.hold }
 // Head gives the first n bytes of what PutWAL stores, or all if there are fewer;
 // of a file above 64 MiB at most 64 KiB.
 func (c *WALContent) Head(n int) ([]byte, error) {
-	start := c.head
 	if c.isHeld() {
-		start = c.held
+		return c.held.first(int64(n))
 	}
-	b, err := start()
+	b, err := c.head()
 	return b[:min(n, len(b))], err
 }
 
 // Compress begins to read the content and to compress it in the background,
 // so that both overlap with what the caller does until PutWAL. Of a file above
 // 64 MiB it does nothing. The zero Compression is the default; a setting
-// that was begun is not begun again.
+// that was begun is not begun again. It is to be called once for each PutWAL by this
+// setting: when each of them has found the file archived, compressing ends.
 func (c *WALContent) Compress(comp Compression) {
-	if c.isHeld() {
-		c.begin(comp)
+	if c.isHeld() && !c.MayBeThere {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.begin(comp).expected++
 	}
 }
 
-// makeSlots needs c.mu.
-func (c *WALContent) makeSlots() {
-	if c.slots == nil {
-		c.slots = make(chan struct{}, cmp.Or(c.Processes, runtime.GOMAXPROCS(0)))
+// spare says that one of the PutWALs by this setting needs no frames, as far as can be seen.
+func (c *WALContent) spare(comp Compression) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.settings[comp.ofWAL()]
+	if f == nil {
+		return
+	}
+	if f.expected--; f.expected <= 0 && f.waiting == 0 {
+		// Who needs them all the same begins anew.
+		f.spared.Store(true)
+		delete(c.settings, comp.ofWAL())
 	}
 }
 
-// Close ends what still runs in the background, and waits for that. Nothing
-// can be compressed afterwards.
+// compressors needs c.mu.
+func (c *WALContent) compressors() *WALCompressors {
+	if c.Compressors == nil {
+		c.Compressors = NewWALCompressors(0)
+	}
+	return c.Compressors
+}
+
+// errWALClosed is what comes of asking after Close.
+var errWALClosed = errors.New("the WAL content was closed")
+
+// Close ends what still runs in the background, and waits for that. It must follow
+// the last PutWAL: others get the memory of what it has compressed. Nothing can be
+// compressed or read afterwards.
 func (c *WALContent) Close() {
 	c.stop()
 	c.running.Wait()
+	c.held.end()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.settings {
+		if f.memory != nil {
+			c.compressors().giveMemory(f.memory)
+			f.memory, f.frames, f.err = nil, nil, errWALClosed
+		}
+	}
 }
 
 // walFrames is the content as compressed by one setting.
@@ -156,6 +184,11 @@ type walFrames struct {
 	done   chan struct{} // closed when the others are there
 	frames []walFrame
 	err    error
+	memory *walMemory // of the frames; nil once it was given back
+
+	expected int         // PutWALs that may still want the frames; needs WALContent.mu
+	waiting  int         // those that do; needs WALContent.mu
+	spared   atomic.Bool // nobody wants them
 }
 
 // walFrame is one frame, not yet sealed.
@@ -165,26 +198,31 @@ type walFrame struct {
 	payload []byte
 }
 
+// begin needs c.mu.
 func (c *WALContent) begin(comp Compression) *walFrames {
-	comp = Options{Compression: comp}.withDefaults().Compression.forWAL()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	comp = comp.ofWAL()
 	if f := c.settings[comp]; f != nil {
 		return f
 	}
-	f := &walFrames{done: make(chan struct{})}
+	by := c.compressors()
+	f := &walFrames{done: make(chan struct{}), memory: by.memory()}
 	c.settings[comp] = f
-	c.makeSlots()
 	c.running.Go(func() {
 		defer close(f.done)
-		f.frames, f.err = c.compress(comp)
+		f.frames, f.err = c.compress(comp, by, f)
+		if f.spared.Load() {
+			by.giveMemory(f.memory) // it is no setting any more, which Close would find
+		}
 	})
 	return f
 }
 
 // compressed waits for the content in the form of a setting.
 func (c *WALContent) compressed(ctx context.Context, comp Compression) ([]walFrame, error) {
+	c.mu.Lock()
 	f := c.begin(comp)
+	f.waiting++ // nobody spares it now
+	c.mu.Unlock()
 	select {
 	case <-f.done:
 		return f.frames, f.err
@@ -193,79 +231,53 @@ func (c *WALContent) compressed(ctx context.Context, comp Compression) ([]walFra
 	}
 }
 
-// compress is frame by frame, as many at a time as there are slots.
-func (c *WALContent) compress(comp Compression) ([]walFrame, error) {
-	content, err := c.held()
-	if err != nil {
-		return nil, err
-	}
-	frames := make([]walFrame, (len(content)+walFrameSize-1)/walFrameSize)
+// compress is frame by frame, as many at a time as there are slots, from when
+// they are read.
+func (c *WALContent) compress(comp Compression, by *WALCompressors, f *walFrames) ([]walFrame, error) {
+	frames := make([]walFrame, (c.Size()+walFrameSize-1)/walFrameSize)
 	next := make(chan int, len(frames))
 	for i := range frames {
 		next <- i
 	}
 	close(next)
 	var workers errgroup.Group
-	for range min(cap(c.slots), len(frames)) {
-		workers.Go(func() error {
-			enc, err := newWALCompressor(comp)
-			if err != nil {
-				return err
-			}
+	for range min(cap(by.slots), len(frames)) {
+		workers.Go(func() (err error) {
 			for i := range next {
-				plain := content[i*walFrameSize : min((i+1)*walFrameSize, len(content))]
-				if frames[i], err = c.inSlot(enc, plain); err != nil {
+				plain, err := c.held.first(int64(i+1) * walFrameSize)
+				if err != nil {
+					return err
+				}
+				if frames[i], err = c.inSlot(comp, by, f, plain[i*walFrameSize:]); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return frames, workers.Wait()
+	err := workers.Wait()
+	if err == nil {
+		_, err = c.held.whole() // of an empty file too
+	}
+	return frames, err
 }
 
-func (c *WALContent) inSlot(enc *walCompressor, plain []byte) (walFrame, error) {
-	if c.stopped.Err() != nil {
-		return walFrame{}, errors.New("the WAL content was closed")
+func (c *WALContent) inSlot(comp Compression, by *WALCompressors, of *walFrames, plain []byte) (walFrame, error) {
+	by.slots <- struct{}{}
+	defer func() { <-by.slots }()
+	if c.stopped.Err() != nil || of.spared.Load() {
+		return walFrame{}, errWALClosed
 	}
-	c.slots <- struct{}{}
-	defer func() { <-c.slots }()
+	enc, err := by.take(comp)
+	if err != nil {
+		return walFrame{}, err
+	}
+	defer by.give(comp, enc)
 	f, err := enc.frame(plain)
 	if f.codec != codec.None {
-		// The compressor's buffer is as large as the frame could have become.
-		f.payload = bytes.Clone(f.payload)
+		f.payload = of.memory.keep(f.payload) // the compressor's is its own
 	}
 	return f, err
-}
-
-// walCompressor makes frames, one after the other.
-type walCompressor struct {
-	codec codec.ID
-	enc   codec.Encoder
-	buf   []byte
-}
-
-func newWALCompressor(comp Compression) (*walCompressor, error) {
-	enc, err := codec.NewEncoder(comp.walCodec, comp.walLevel)
-	return &walCompressor{codec: comp.walCodec, enc: enc}, err
-}
-
-// frame compresses plain; what it gives holds until the next call. What does not
-// become smaller stays as it is.
-func (w *walCompressor) frame(plain []byte) (walFrame, error) {
-	f := walFrame{codec: codec.None, plain: len(plain), payload: plain}
-	if w.codec == codec.None {
-		return f, nil
-	}
-	compressed, err := w.enc.Encode(w.buf, plain)
-	if err != nil {
-		return f, err
-	}
-	w.buf = compressed
-	if len(compressed) < len(plain) {
-		f.codec, f.payload = w.codec, compressed
-	}
-	return f, nil
 }
 
 // contentID gives the content id that a repository has for the content. Those
@@ -292,11 +304,22 @@ func (c *WALContent) hash(r *Repository) (ContentID, error) {
 	if !c.isHeld() {
 		return c.hashLarge(ids)
 	}
-	content, err := c.held()
-	if err != nil {
-		return ContentID{}, err
+	return c.hashHeld(ids)
+}
+
+// hashHeld hashes what is held as it is read.
+func (c *WALContent) hashHeld(ids *contentHasher) (id ContentID, err error) {
+	for done := 0; int64(done) < c.Size(); {
+		content, err := c.held.first(int64(done) + walReadPiece)
+		if err != nil {
+			return id, err
+		}
+		ids.h.Write(content[done:])
+		done = len(content)
 	}
-	return ids.sum(content), nil
+	_, err = c.held.whole()
+	ids.h.Sum(id[:0])
+	return id, err
 }
 
 var errWALChanged = errors.New("it changed while it was read")

@@ -77,24 +77,31 @@ func TestOneWALFileForManyRepositoriesIsReadAndCompressedOnce(t *testing.T) {
 	}
 }
 
+// begun begins to compress.
+func begun(c *WALContent, comp Compression) *walFrames {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.begin(comp)
+}
+
 func TestFramesAreCompressedOnlyInTheSlotsOfTheProcesses(t *testing.T) {
 	c := NewWALContent(storage.Bytes(rows(8*walFrameSize, 1)))
-	c.Processes = 3
-	f := c.begin(Compression{})
-	if <-f.done; f.err != nil || len(f.frames) != 8 || cap(c.slots) != 3 {
-		t.Errorf("%d frames in %d slots, %v", len(f.frames), cap(c.slots), f.err)
+	c.Compressors = NewWALCompressors(3)
+	f := begun(c, Compression{})
+	if <-f.done; f.err != nil || len(f.frames) != 8 || cap(c.Compressors.slots) != 3 {
+		t.Errorf("%d frames in %d slots, %v", len(f.frames), cap(c.Compressors.slots), f.err)
 	}
 	for range 3 {
-		c.slots <- struct{}{}
+		c.Compressors.slots <- struct{}{}
 	}
-	other := c.begin(mustCompression(t, "s2"))
+	other := begun(c, mustCompression(t, "s2"))
 	select {
 	case <-other.done:
 		t.Error("another setting is compressed although all slots are taken")
 	case <-time.After(200 * time.Millisecond):
 	}
 	for range 3 {
-		<-c.slots
+		<-c.Compressors.slots
 	}
 	if <-other.done; other.err != nil {
 		t.Error(other.err)
@@ -102,7 +109,43 @@ func TestFramesAreCompressedOnlyInTheSlotsOfTheProcesses(t *testing.T) {
 	c.Close()
 }
 
-func TestPuttingWALAsksOnePutOfTheStore(t *testing.T) {
+// remote is a store whose requests cost something.
+type remote struct{ storage.Store }
+
+func (r remote) Properties() storage.Properties {
+	p := r.Store.Properties()
+	p.CheapReads = false
+	return p
+}
+
+func TestPuttingWALFarAwayIsOnePut(t *testing.T) {
+	ctx := context.Background()
+	st := faulty.OnOp(mem.New(), func(string, string) error { return nil })
+	s := walStanza(t, remote{st}, "")
+	f := mustWAL(t, "000000010000000000000001")
+	key := walKey(s.name, s.Current(), f)
+	for _, test := range []struct {
+		mayBeThere bool
+		want       []string
+	}{
+		{false, []string{"put-if-absent " + key}},
+		{false, []string{"put-if-absent " + key, "get " + key, "get " + key}},
+		{true, []string{"stat " + key, "get " + key, "get " + key}},
+	} {
+		before := len(st.Trace())
+		c := NewWALContent(storage.Bytes(rows(1000, 1)))
+		c.MayBeThere = test.mayBeThere
+		if _, err := s.PutWAL(ctx, s.Current(), f, c); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if got := slices.DeleteFunc(st.Trace()[before:], func(op string) bool { return strings.HasPrefix(op, "read ") }); !slices.Equal(got, test.want) {
+			t.Errorf("may be there %v: it asked %q", test.mayBeThere, got)
+		}
+	}
+}
+
+func TestPuttingWALNearByAsksAStatMore(t *testing.T) {
 	ctx := context.Background()
 	st := faulty.OnOp(mem.New(), func(string, string) error { return nil })
 	s := walStanza(t, st, "")
@@ -112,7 +155,7 @@ func TestPuttingWALAsksOnePutOfTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := walKey(s.name, s.Current(), f)
-	if got := st.Trace()[before:]; !slices.Equal(got, []string{"put-if-absent " + key}) {
+	if got := st.Trace()[before:]; !slices.Equal(got, []string{"stat " + key, "put-if-absent " + key}) {
 		t.Errorf("it asked %q", got)
 	}
 	before = len(st.Trace())
@@ -228,7 +271,7 @@ func TestClosingEndsWhatRunsInTheBackground(t *testing.T) {
 	c.stop()
 	close(h.let)
 	c.Close()
-	f := c.begin(Compression{})
+	f := begun(c, Compression{})
 	select {
 	case <-f.done:
 	default:
@@ -240,9 +283,9 @@ func TestClosingEndsWhatRunsInTheBackground(t *testing.T) {
 func TestAPutDoesNotWaitForCompressionWhenItsContextEnds(t *testing.T) {
 	s := walStanza(t, mem.New(), "")
 	c := NewWALContent(storage.Bytes(rows(walFrameSize, 1)))
-	c.Processes = 1
+	c.Compressors = NewWALCompressors(1)
 	c.Compress(Compression{})
-	c.slots <- struct{}{} // compressing never goes on, or is over
+	c.Compressors.slots <- struct{}{} // compressing never goes on, or is over
 	comp := mustCompression(t, "s2")
 	s.repo.o.Compression = comp
 	ctx, cancel := context.WithCancel(context.Background())
@@ -251,7 +294,7 @@ func TestAPutDoesNotWaitForCompressionWhenItsContextEnds(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	<-c.slots
+	<-c.Compressors.slots
 	c.Close()
 }
 

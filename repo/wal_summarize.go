@@ -19,18 +19,18 @@ func (c *WALContent) Summarize(work func(content []byte) (WALSummary, error)) {
 	if !c.isHeld() || c.summary != nil {
 		return
 	}
-	c.makeSlots()
+	slots := c.compressors().slots
 	made := &walSummarized{done: make(chan struct{})}
 	c.summary = made
 	c.running.Go(func() {
 		defer close(made.done)
-		content, err := c.held()
+		content, err := c.held.whole()
 		if err != nil {
 			made.err = err
 			return
 		}
-		c.slots <- struct{}{}
-		defer func() { <-c.slots }()
+		slots <- struct{}{}
+		defer func() { <-slots }()
 		made.run(work, content)
 	})
 }

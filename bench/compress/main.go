@@ -19,10 +19,7 @@ import (
 )
 
 // As package repo has them for WAL.
-const (
-	frame = 1 << 20 // bytes
-	level = 3
-)
+const frame = 1 << 20 // bytes
 
 func main() {
 	processes := flag.Int("processes", 1, "compress `N` frames at a time")
@@ -61,7 +58,7 @@ func compress(content []byte, processes int) error {
 }
 
 func work(content []byte, starts <-chan int) error {
-	enc, err := codec.NewEncoder(codec.Zstd, level)
+	enc, err := codec.NewWALEncoder(codec.Zstd, codec.DefaultWALLevel)
 	if err != nil {
 		return err
 	}

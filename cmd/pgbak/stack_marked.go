@@ -83,7 +83,12 @@ func (s *markedSource) Open() (io.ReadCloser, error) {
 		return nil, err
 	}
 	r := sourceReader{rc, s}
-	if seeker, ok := rc.(io.Seeker); ok {
+	seeker, seeks := rc.(io.Seeker)
+	writer, writes := rc.(io.WriterTo)
+	switch {
+	case seeks && writes:
+		return &sourceWriter{sourceSeeker{r, seeker}, writer}, nil
+	case seeks:
 		return &sourceSeeker{r, seeker}, nil
 	}
 	return &r, nil
@@ -114,6 +119,36 @@ func (r *sourceSeeker) Seek(offset int64, whence int) (int64, error) {
 	n, err := r.Seeker.Seek(offset, whence)
 	if err != nil {
 		r.source.failed = true
+	}
+	return n, err
+}
+
+// sourceWriter has WriteTo too: what is in memory is written from there.
+type sourceWriter struct {
+	sourceSeeker
+	io.WriterTo
+}
+
+// WriteTo implements io.WriterTo. An error of w is not the source's.
+func (r *sourceWriter) WriteTo(w io.Writer) (int64, error) {
+	out := &writeFault{w: w}
+	n, err := r.WriterTo.WriteTo(out)
+	if err != nil && out.err == nil {
+		r.source.failed = true
+	}
+	return n, err
+}
+
+// writeFault keeps what w fails with.
+type writeFault struct {
+	w   io.Writer
+	err error
+}
+
+func (f *writeFault) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err != nil {
+		f.err = err
 	}
 	return n, err
 }

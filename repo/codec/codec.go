@@ -67,6 +67,23 @@ func NewEncoder(id ID, level int) (Encoder, error) {
 	return nil, fmt.Errorf("unknown codec %d", uint8(id))
 }
 
+// DefaultWALLevel is the level of zstd for WAL where the configuration names none.
+// Frames of WAL have 1 MiB, in which level 3 finds a sixth more than level 2 for a
+// tenth more CPU time; in those of 128 KiB it finds next to nothing.
+const DefaultWALLevel = 3
+
+// NewWALEncoder makes an encoder for frames of WAL. It is that of NewEncoder, but
+// for zstd at its default level: there it is tuned to what WAL is, where the
+// library can be.
+func NewWALEncoder(id ID, level int) (Encoder, error) {
+	if id == Zstd && level == DefaultWALLevel {
+		if enc := newTunedEncoder(level); enc != nil {
+			return enc, nil
+		}
+	}
+	return NewEncoder(id, level)
+}
+
 type storeEncoder struct{}
 
 func (storeEncoder) Encode(dst, src []byte) ([]byte, error) { return append(dst[:0], src...), nil }

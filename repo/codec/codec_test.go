@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/klauspost/compress/s2"
@@ -82,6 +83,53 @@ func TestZstdIsReadByAnotherLibraryAndReadsItsFrames(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestFramesOfWALAreReadByAnotherLibrary(t *testing.T) {
+	for title, src := range contents() {
+		enc, err := NewWALEncoder(Zstd, DefaultWALLevel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var frame []byte
+		for range 2 {
+			if frame, err = enc.Encode(frame, src); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := klauspostDecode(t, frame); !bytes.Equal(got, src) {
+			t.Errorf("%s: the other library reads other bytes", title)
+		}
+		if len(frame) > len(encode(t, Zstd, DefaultWALLevel, src))*11/10+16 {
+			t.Errorf("%s: %d bytes", title, len(frame))
+		}
+	}
+}
+
+// libzstd can be tuned, which costs no more than a level does: the program is
+// linked so that the parameters are found.
+func TestTheLibraryCanBeTuned(t *testing.T) {
+	enc, err := NewWALEncoder(Zstd, DefaultWALLevel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, plain := enc.(*zstdEncoder)
+	if want := Implementation() != "libzstd" || runtime.GOOS != "linux"; plain != want {
+		t.Errorf("%s on %s: %T", Implementation(), runtime.GOOS, enc)
+	}
+	for _, test := range []struct {
+		id    ID
+		level int
+	}{{Zstd, 2}, {Zstd, 9}, {S2, 0}, {None, 0}} {
+		enc, err := NewWALEncoder(test.id, test.level)
+		usual, _ := NewEncoder(test.id, test.level)
+		if got, want := fmt.Sprintf("%T", enc), fmt.Sprintf("%T", usual); err != nil || got != want {
+			t.Errorf("%s:%d is encoded by %s, %v", test.id, test.level, got, err)
+		}
+	}
+	if _, err := NewWALEncoder(Zstd, 20); err == nil {
+		t.Error("level 20 is accepted")
 	}
 }
 

@@ -41,6 +41,9 @@ func (s *Store) Put(ctx context.Context, key string, src storage.Source, o stora
 	if err := check(ctx, key); err != nil {
 		return fmt.Errorf("put: %w", err)
 	}
+	if o.IfAbsent && s.has(key) {
+		return fmt.Errorf("put %q: %w", key, storage.ErrExist) // as a directory does: the content is not looked at
+	}
 	var content bytes.Buffer
 	if err := storage.CopySource(ctx, &content, src); err != nil {
 		return fmt.Errorf("put %q: %w", key, err)
@@ -52,6 +55,13 @@ func (s *Store) Put(ctx context.Context, key string, src storage.Source, o stora
 	}
 	s.objects[key] = content.Bytes()
 	return nil
+}
+
+func (s *Store) has(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, taken := s.objects[key]
+	return taken
 }
 
 // Get implements [storage.Store].
