@@ -97,13 +97,3 @@ func (p *agentProcess) metric(t *testing.T, family string) (sum float64) {
 	}
 	return sum
 }
-
-// awaitMetric waits until a family has come to a value.
-func (p *agentProcess) awaitMetric(t *testing.T, family string, least float64) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); p.metric(t, family) < least; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is %v and does not come to %v", family, p.metric(t, family), least)
-		}
-	}
-}
