@@ -51,6 +51,7 @@ unit: install
 lint: ## check format, go vet, staticcheck and the house rules (internal/lint)
 	@$(STEP) "gofmt" scripts/check-format.sh
 	@$(STEP) "go vet" go vet ./...
+	@$(STEP) "go vet, builds of tests" go vet -tags pgbak_faults,sidecar ./cmd/pgbak ./e2e
 	@$(STEP) "staticcheck" go tool staticcheck ./...
 	@$(STEP) "house rules" go test -count=1 ./internal/lint
 

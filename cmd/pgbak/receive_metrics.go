@@ -27,7 +27,7 @@ func receiveFamilies(s archive.ReceiveStatus, stanza, slot string) []monitor.Fam
 			add(name, "gauge", help, float64(at))
 		}
 	}
-	add("streaming", "gauge", "1 while the server sends WAL.", number(s.Streaming))
+	add("streaming", "gauge", "1 while the server sends WAL.", zeroOrOne(s.Streaming))
 	add("timeline", "gauge", "The timeline of the last stream.", float64(s.Timeline))
 	position("server_lsn", "Up to where the server has WAL, by its last word, as a number of bytes.", s.Server)
 	position("received_lsn", "The position behind the last byte that was written.", s.Received)
@@ -45,9 +45,9 @@ func receiveFamilies(s archive.ReceiveStatus, stanza, slot string) []monitor.Fam
 	if s.LastError != "" {
 		add("last_error_timestamp_seconds", "gauge", "When the last of them was.", float64(s.LastErrorAt.UnixMilli())/1000, "kind", s.LastError)
 	}
-	add("disk_full", "gauge", "1 while nothing is acknowledged for want of room.", number(s.DiskFull))
+	add("disk_full", "gauge", "1 while nothing is acknowledged for want of room.", zeroOrOne(s.DiskFull))
 	add("disk_busy_seconds", "gauge", "For how long the disk has been at work on what it was given last.", s.DiskBusy.Seconds())
-	add("remote_apply", "gauge", "1 while commits wait for this receiver to replay WAL, which it never does.", number(s.RemoteApply))
+	add("remote_apply", "gauge", "1 while commits wait for this receiver to replay WAL, which it never does.", zeroOrOne(s.RemoteApply))
 	for _, stored := range []struct {
 		name, help string
 		value      func(archive.ReceiveStored) int64
@@ -63,7 +63,7 @@ func receiveFamilies(s archive.ReceiveStatus, stanza, slot string) []monitor.Fam
 	return all
 }
 
-func number(yes bool) float64 {
+func zeroOrOne(yes bool) float64 {
 	if yes {
 		return 1
 	}
