@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,12 @@ type Pushed struct {
 	Err      error
 	Asked    bool // PostgreSQL waits for this one
 	Duration time.Duration
+}
+
+// Unasked tells that Err says of no repository that it failed. It is no answer for
+// PostgreSQL, which asks for a file that was pushed ahead to some of them only.
+func (p Pushed) Unasked() bool {
+	return len(p.Failed) > 0 && !slices.ContainsFunc(p.Failed, func(f Failed) bool { return !f.Unasked() })
 }
 
 // NewBatch returns a Batch that pushes by p, which must not be changed any more.

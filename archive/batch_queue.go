@@ -1,9 +1,6 @@
 package archive
 
-import (
-	"errors"
-	"slices"
-)
+import "slices"
 
 // In which order a run pushes what nobody has asked for. A repository gets files in
 // PostgreSQL's order: if the host dies, what it holds is of use up to its end, and not
@@ -93,7 +90,7 @@ func (r *pushRun) again(result Result) {
 	defer r.mu.Unlock()
 	var missing []string
 	for _, f := range result.Failed {
-		if !errors.Is(f.Err, errNotAsked) {
+		if !f.Unasked() {
 			continue
 		}
 		for _, t := range r.targets {

@@ -255,7 +255,7 @@ func (r *pushRun) tell(p Pushed) {
 			log.Warn(w)
 		}
 		for _, f := range p.Failed {
-			if !errors.Is(f.Err, errNotAsked) && !errors.Is(f.Err, errBehindConflict) {
+			if !f.Unasked() && !errors.Is(f.Err, errBehindConflict) {
 				r.warnOnce(p.File, f)
 			}
 		}

@@ -85,6 +85,10 @@ type Failed struct {
 	Err        error
 }
 
+// Unasked tells that the repository did not fail: the file was pushed ahead, and it
+// was not its turn there, or the repository is known to fail already.
+func (f Failed) Unasked() bool { return errors.Is(f.Err, errNotAsked) }
+
 // Stored is the outcome of one repository; sizes in bytes.
 type Stored struct {
 	Repository string

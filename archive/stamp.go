@@ -18,13 +18,15 @@ import "time"
 //     not the same nanosecond. A file system that keeps whole seconds gives no stamp.
 //   - On file systems that are not of this kernel alone, or do not keep ctime as
 //     described, there is no stamp: see stamp. The clock of a file server is another one.
-//   - After a crash of the machine the content may be less than it was, if the
-//     server does not fsync. What is archived then is what the server had written,
-//     and what it writes anew gets another ctime.
+//   - A crash of the machine takes a ctime back and leaves the content that it was of:
+//     fdatasync, by which the server writes its WAL, is not of times. A copy of the
+//     disk is taken like a crash. So a stamp is of one boot of the kernel.
 //
 // What is left is who writes by a mapping that was written to before, or to the
-// device itself: no server does so with its WAL.
+// device itself, or takes the device away and brings it back in the seconds after a
+// write: no server does so with its WAL.
 type fileStamp struct {
+	Boot   string `json:"boot"` // the kernel's id of it
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
 	Size   int64  `json:"size"`

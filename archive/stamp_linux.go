@@ -1,7 +1,9 @@
 package archive
 
 import (
+	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,9 +13,10 @@ func (w *walFile) stamp() (fileStamp, bool) {
 	fd := int(w.file.Fd())
 	var fs unix.Statfs_t
 	var st unix.Stat_t
-	if unix.Fstatfs(fd, &fs) != nil || unix.Fstat(fd, &st) != nil {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || unix.Fstatfs(fd, &fs) != nil || unix.Fstat(fd, &st) != nil {
 		return fileStamp{}, false
 	}
 	local := []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC}
-	return fileStamp{Device: st.Dev, Inode: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, slices.Contains(local, int64(fs.Type))
+	return fileStamp{Boot: strings.TrimSpace(string(boot)), Device: st.Dev, Inode: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, slices.Contains(local, int64(fs.Type))
 }

@@ -162,6 +162,40 @@ func TestACopyIsBelievedByItsContent(t *testing.T) {
 	}
 }
 
+// A crash leaves the content that the server had written by fdatasync, and the ctime of before.
+func TestAStampOfAnotherBootIsNotBelieved(t *testing.T) {
+	s, spool, stanza := stamped(t)
+	path := s.path(segmentNumber(1))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("other"), 5000)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	file, err := look(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	a, err := spool.readAcknowledgement(segmentNumber(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, _ := file.stamp()
+	a.Stamp = &now // as if the file had the stamp of before
+	a.Stamp.Boot = "00000000-0000-4000-8000-000000000000"
+	if err := spool.writeAcknowledgement(a); err != nil {
+		t.Fatal(err)
+	}
+	b := newTestBatch(t, spool, pushTo("local", stanza))
+	b.clock = later
+	if result, err := b.Push(t.Context(), path); !errors.Is(err, repo.ErrWALConflict) {
+		t.Errorf("%+v, %v", result, err)
+	}
+}
+
 func TestAStampIsTakenOfASettledFileOnly(t *testing.T) {
 	for title, test := range map[string]struct {
 		clock  func() time.Time

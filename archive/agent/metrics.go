@@ -79,6 +79,9 @@ func (m *Metrics) Stored(stanza string, p archive.Pushed) {
 		}
 	}
 	for _, f := range p.Failed {
+		if f.Unasked() {
+			continue
+		}
 		m.add("pgbak_agent_failed_files_total", 1, "stanza", stanza, "repository", f.Repository)
 	}
 	if p.Dropped {

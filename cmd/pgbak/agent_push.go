@@ -127,7 +127,7 @@ func (l *line) push(ctx context.Context, path string, maxAge time.Duration) (arc
 		news := run.news
 		l.mu.Unlock()
 		switch {
-		case since && p.Err != nil:
+		case since && p.Err != nil && !p.Unasked():
 			return p.Result, p.Err
 		case told:
 			return batch.Push(ctx, path) // as the run goes on, only this file
