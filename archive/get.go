@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/pgbak/pgbak/internal/postgres"
 	"github.com/pgbak/pgbak/repo"
@@ -207,10 +209,11 @@ func (h *headWriter) Write(p []byte) (int, error) {
 // renames it over dest. On failure dest is as it was and nothing is left.
 func replace(dest string, fill filling) (err error) {
 	dir := filepath.Dir(dest)
-	file, err := os.CreateTemp(dir, ".pgbak-get-*")
+	file, err := os.CreateTemp(dir, gettingMark+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", dest, err)
 	}
+	removeAbandoned(file)
 	defer func() {
 		if err != nil {
 			file.Close()
@@ -230,6 +233,33 @@ func replace(dest string, fill filling) (err error) {
 		return fmt.Errorf("write %s: %w", dest, err)
 	}
 	return syncDirectory(dir)
+}
+
+const (
+	gettingMark = ".pgbak-get-" // begins the names of files that become a WAL file
+	// maxGetting is for how long nothing is written to such a file at most, unless
+	// its writer was killed, as by a server's immediate shutdown.
+	maxGetting = time.Hour
+)
+
+// removeAbandoned removes what killed ones left beside file, which was just made: PostgreSQL
+// never does. What is in the way of that is no trouble for who wants a WAL file.
+func removeAbandoned(file *os.File) {
+	made, err := file.Stat()
+	if err != nil {
+		return
+	}
+	dir := filepath.Dir(file.Name())
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), gettingMark) || !e.Type().IsRegular() {
+			continue
+		}
+		// Both times are the file system's.
+		if info, err := e.Info(); err == nil && made.ModTime().Sub(info.ModTime()) > maxGetting {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // rewrite lets fill write an open file anew and makes it durable.

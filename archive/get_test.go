@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage"
@@ -168,6 +169,39 @@ func TestTheDestinationIsReplacedOrLeftAlone(t *testing.T) {
 	}
 	if _, err := getFrom(t, name, "nowhere/RECOVERYXLOG", s); err == nil || errors.Is(err, ErrAbsent) {
 		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
+// TestWhatAKilledGetLeftGoes: PostgreSQL removes nothing from pg_wal whose name it does not know.
+func TestWhatAKilledGetLeftGoes(t *testing.T) {
+	s := memStanza(t)
+	f := walFileOf(1)
+	if _, err := pushContent(t, s, f.Name(segmentSize), segment(s.Current(), f)); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, age := range map[string]time.Duration{".pgbak-get-1": 2 * time.Hour, ".pgbak-get-2": time.Minute, "pgbak-get-3": 2 * time.Hour} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := getFrom(t, f.Name(segmentSize), filepath.Join(dir, recoveryFile), s); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if got, want := strings.Join(names, " "), ".pgbak-get-2 RECOVERYXLOG pgbak-get-3"; got != want {
+		t.Errorf("there is %s, want %s", got, want)
 	}
 }
 

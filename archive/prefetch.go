@@ -45,7 +45,7 @@ const (
 	busyPause    = 5 * time.Millisecond
 	idlePause    = 100 * time.Millisecond
 	busyFor      = time.Second
-	// Who only looks whether the lock is held holds it for a moment.
+	// Who only looks whether a lock is held holds it for a moment.
 	lockTries, lockPause = 20, 10 * time.Millisecond
 )
 
@@ -123,15 +123,24 @@ func (p *Prefetcher) Fill(ctx context.Context) error {
 }
 
 func (p *Prefetcher) lock(ctx context.Context) (unlock func(), err error) {
+	err = tryLock(ctx, func() error {
+		unlock, err = p.queue.lock()
+		return err
+	})
+	return unlock, err
+}
+
+// tryLock calls lock until it does not say errLocked, for a while.
+func tryLock(ctx context.Context, lock func() error) (err error) {
 	for range lockTries {
-		if unlock, err = p.queue.lock(); !errors.Is(err, errLocked) {
-			return unlock, err
+		if err = lock(); !errors.Is(err, errLocked) {
+			return err
 		}
 		if pause.For(ctx, lockPause) != nil {
 			break
 		}
 	}
-	return nil, err
+	return err
 }
 
 // signs are the files of a data directory that say that it is in recovery. They
@@ -221,7 +230,7 @@ func (q *PrefetchQueue) clear() error {
 // fetch brings one segment into the queue. Not found without an error says that
 // no repository had it at that moment, which nobody has proved.
 func (p *Prefetcher) fetch(ctx context.Context, f postgres.WALFile) (found bool, err error) {
-	place, err := p.queue.place(f)
+	place, err := p.queue.place(ctx, f)
 	if err != nil {
 		return false, err
 	}
@@ -238,28 +247,43 @@ func (p *Prefetcher) fetch(ctx context.Context, f postgres.WALFile) (found bool,
 }
 
 // histories reads the histories of all timelines newer than tli. What is damaged is left out:
-// recovery that needs it meets it by itself.
+// recovery that needs it meets it by itself. A repository that fails is trouble, and an error
+// only if there is no other one.
 func (p *Prefetcher) histories(ctx context.Context, tli postgres.Timeline, known map[postgres.Timeline]postgres.History) error {
+	var trouble []error
 	for _, s := range p.sources {
-		stanza, ids, err := s.Open(ctx)
+		if err := p.historiesOf(ctx, s, tli, known); err != nil {
+			trouble = append(trouble, err)
+		}
+	}
+	if len(trouble) == len(p.sources) || ctx.Err() != nil {
+		return errors.Join(trouble...)
+	}
+	for _, err := range trouble {
+		p.note(err)
+	}
+	return nil
+}
+
+func (p *Prefetcher) historiesOf(ctx context.Context, s *keptSource, tli postgres.Timeline, known map[postgres.Timeline]postgres.History) error {
+	stanza, ids, err := s.Open(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		timelines, err := stanza.HistoryTimelines(ctx, id)
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			timelines, err := stanza.HistoryTimelines(ctx, id)
-			if err != nil {
-				return err
+		for _, t := range timelines {
+			if _, ok := known[t]; ok || t <= tli {
+				continue
 			}
-			for _, t := range timelines {
-				if _, ok := known[t]; ok || t <= tli {
-					continue
-				}
-				h, err := stanza.History(ctx, id, t)
-				if err != nil && !errors.Is(err, storage.ErrNotExist) {
-					p.note(err)
-				}
-				known[t] = h // one that cannot be read descends from nothing
+			h, err := stanza.History(ctx, id, t)
+			if err != nil && !errors.Is(err, storage.ErrNotExist) {
+				p.note(err)
 			}
+			known[t] = h // one that cannot be read descends from nothing
 		}
 	}
 	return nil

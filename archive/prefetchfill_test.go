@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgbak/pgbak/repo"
 	"github.com/pgbak/pgbak/storage/faulty"
 )
 
@@ -91,4 +92,20 @@ func TestFillingOnceEndsWithTroubleAndWithItsTime(t *testing.T) {
 		t.Errorf("it asked for nothing, or took its end for trouble: %v", r.trouble)
 	}
 	r.mustGet(t, walFileOf(3))
+}
+
+// TestOneRepositoryThatIsAwayKeepsNothingFromTheQueue: the other one has it all.
+func TestOneRepositoryThatIsAwayKeepsNothingFromTheQueue(t *testing.T) {
+	r := newRecovery(t, run(1, 1, 4)...)
+	r.mustGet(t, walFileOf(1))
+	away := Source{Name: "away", Open: func(context.Context) (*repo.Stanza, []repo.Identity, error) {
+		return nil, nil, errors.New("no route to host")
+	}}
+	p, err := NewPrefetcher(r.queue, 2, r.note, away, r.source())
+	must(t, err)
+	must(t, p.Fill(t.Context()))
+	r.holds(t, run(1, 2, 4)...)
+	if len(r.trouble) == 0 || !strings.Contains(r.trouble[0].Error(), "no route to host") {
+		t.Errorf("trouble %v", r.trouble)
+	}
 }

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -252,13 +253,20 @@ type place struct {
 	file    *os.File
 }
 
-func (q *PrefetchQueue) place(f postgres.WALFile) (*place, error) {
+func (q *PrefetchQueue) place(ctx context.Context, f postgres.WALFile) (*place, error) {
 	file, err := os.OpenFile(q.fetchingPath(f), os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	p := &place{q, f, file}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = tryLock(ctx, func() error {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return errLocked // isFetched looks
+		}
+		return err
+	})
+	if err != nil {
 		p.leave()
 		return nil, fmt.Errorf("%w: lock %s: %w", ErrSpool, file.Name(), err)
 	}

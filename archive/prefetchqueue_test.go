@@ -78,7 +78,7 @@ func TestWhatIsTornStaleOrForeignIsNeverServed(t *testing.T) {
 		},
 		"of another recovery": func(t *testing.T, r *recoveryOf, path string) {
 			other := r.newQueue(t, t.TempDir())
-			p, err := other.place(walFileOf(2))
+			p, err := other.place(t.Context(), walFileOf(2))
 			must(t, err)
 			foreign := segment(repo.Identity{SystemID: 5, Major: 17, SegmentSize: segmentSize}, walFileOf(2))
 			must(t, p.put(func(w io.Writer) error { _, err := w.Write(foreign); return err }))
@@ -89,7 +89,7 @@ func TestWhatIsTornStaleOrForeignIsNeverServed(t *testing.T) {
 		},
 		"of another cluster, with a checksum that is right": func(t *testing.T, r *recoveryOf, path string) {
 			must(t, os.Remove(path))
-			p, err := r.queue.place(walFileOf(2))
+			p, err := r.queue.place(t.Context(), walFileOf(2))
 			must(t, err)
 			foreign := segment(repo.Identity{SystemID: 5, Major: 17, SegmentSize: segmentSize}, walFileOf(2))
 			must(t, p.put(func(w io.Writer) error { _, err := w.Write(foreign); return err }))

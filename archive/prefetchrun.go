@@ -162,7 +162,9 @@ func (r *prefetchRun) follow(ctx context.Context, asked postgres.WALFile) {
 	}
 	if err := r.p.histories(ctx, asked.Timeline, r.known); err != nil {
 		r.failed = true
-		r.p.note(err)
+		if ctx.Err() == nil { // otherwise no trouble: the run ends
+			r.p.note(err)
+		}
 	}
 	r.horizon.histories = r.horizon.histories[:0]
 	for _, h := range r.known {

@@ -67,7 +67,7 @@ func TestASegmentOnItsWayIsWaitedForAndThenMoved(t *testing.T) {
 	unlock, err := r.queue.lock() // somebody fetches ahead
 	must(t, err)
 	defer unlock()
-	p, err := r.queue.place(all[1])
+	p, err := r.queue.place(t.Context(), all[1])
 	must(t, err)
 	dest := filepath.Join(r.dir, recoveryFile)
 	must(t, os.Remove(dest))
@@ -95,7 +95,7 @@ func TestASegmentOnItsWayIsWaitedForAndThenMoved(t *testing.T) {
 	}
 
 	// Who fetches it gives it up: it is for another one to say what that means.
-	p, err = r.queue.place(all[2])
+	p, err = r.queue.place(t.Context(), all[2])
 	must(t, err)
 	go func() {
 		taken, err := r.queue.Take(t.Context(), all[2].Name(segmentSize), dest)
@@ -105,4 +105,31 @@ func TestASegmentOnItsWayIsWaitedForAndThenMoved(t *testing.T) {
 	if o := <-ended; o.taken || o.err != nil {
 		t.Errorf("what was given up: %+v", o)
 	}
+}
+
+// TestWhoLooksIsNoTroubleForWhoFetches: to see whether a segment is being fetched takes its lock for a moment.
+func TestWhoLooksIsNoTroubleForWhoFetches(t *testing.T) {
+	r := newRecovery(t, walFileOf(1))
+	ended, end := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+				r.queue.isFetched(walFileOf(1))
+			}
+		}
+	}()
+	for range 2000 {
+		p, err := r.queue.place(t.Context(), walFileOf(1))
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		p.leave()
+	}
+	close(end)
+	<-ended
 }

@@ -88,23 +88,29 @@ X
 
 up() {
   command -v containerd >/dev/null || apt_install containerd runc containernetworking-plugins iptables conntrack socat
-  rm -rf "$KUBE_RUN"; mkdir -p "$KUBE_RUN"/{pki,log,containerd,cni}
+  # Who has what is in there, or may ask apiserver or kubelet, is root on this machine.
+  rm -rf "$KUBE_RUN"; mkdir -m 0700 "$KUBE_RUN"
   cd "$KUBE_RUN"
+  mkdir pki log containerd cni
+  local admin kubelet
+  admin=$(openssl rand -hex 16) kubelet=$(openssl rand -hex 16)
   local bin=$KUBE_CACHE/bin
   openssl genrsa -out pki/sa.key 2048 2>/dev/null
   openssl rsa -in pki/sa.key -pubout -out pki/sa.pub 2>/dev/null
-  printf 'admintoken,admin,admin,"system:masters"\nkubelettoken,kubelet,kubelet,"system:masters"\n' > tokens.csv
+  openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=apiserver -days 30 -keyout pki/apiserver-to-kubelet.key -out pki/apiserver-to-kubelet.crt 2>/dev/null
+  printf '%s,admin,admin,"system:masters"\n%s,kubelet,kubelet,"system:masters"\n' "$admin" "$kubelet" > tokens.csv
   start etcd "$bin/etcd" --data-dir "$KUBE_RUN/etcd" --listen-client-urls http://127.0.0.1:23790 \
     --advertise-client-urls http://127.0.0.1:23790 --listen-peer-urls http://127.0.0.1:23800 --unsafe-no-fsync
   sleep 2
   start apiserver "$bin/kube-apiserver" --etcd-servers=http://127.0.0.1:23790 --cert-dir="$KUBE_RUN/pki" --secure-port=6443 \
     --bind-address=127.0.0.1 --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.pub \
     --service-account-signing-key-file=pki/sa.key --token-auth-file=tokens.csv --authorization-mode=Node,RBAC \
+    --kubelet-client-certificate=pki/apiserver-to-kubelet.crt --kubelet-client-key=pki/apiserver-to-kubelet.key \
     --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --kubelet-preferred-address-types=InternalIP
   for _ in $(seq 60); do
-    curl -sk -H 'Authorization: Bearer admintoken' https://127.0.0.1:6443/readyz | grep -q ok && break; sleep 1
+    curl -sk -H @- https://127.0.0.1:6443/readyz <<<"Authorization: Bearer $admin" | grep -q ok && break; sleep 1
   done
-  kubeconfig admin.conf admintoken; kubeconfig kubelet.conf kubelettoken
+  kubeconfig admin.conf "$admin"; kubeconfig kubelet.conf "$kubelet"
   start controller-manager "$bin/kube-controller-manager" --kubeconfig=admin.conf --leader-elect=false --bind-address=127.0.0.1 \
     --service-account-private-key-file=pki/sa.key --root-ca-file=pki/apiserver.crt
   start scheduler "$bin/kube-scheduler" --kubeconfig=admin.conf --leader-elect=false --bind-address=127.0.0.1
@@ -131,7 +137,7 @@ X
   cat > kubelet.yaml <<X
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authentication: {anonymous: {enabled: false}, webhook: {enabled: false}, x509: {clientCAFile: "$KUBE_RUN/pki/apiserver-to-kubelet.crt"}}
 authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
 failSwapOn: false

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs deploy/systemd/pgbak-agent.service by a real systemd, which is process 1 of namespaces of its own over a copy of this machine's
-# root (an overlay in memory, with a network of its own): a server archives by the agent, the agent is killed and comes back, a restored
+# root (an overlay in memory, with a network of its own): a server archives by the agent, the agent is killed again and again and comes back, a restored
 # server recovers by it, and it is stopped. It needs root, systemd, and the servers of scripts/install-postgres.sh. CI does not run it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -97,8 +97,10 @@ as "$bin/pg_ctl" -D /var/lib/pg17 -l /tmp/server.log -w start >/dev/null
 as pgbak check
 as pgbak backup
 sql "CREATE TABLE t AS SELECT generate_series(1, 100000) n" >/dev/null
-systemctl kill -s KILL pgbak-agent
-until_is 1 systemctl show -P NRestarts pgbak-agent
+for n in $(seq 7); do # more often than systemd starts a unit within ten seconds unless it is told to
+	systemctl kill -s KILL pgbak-agent
+	until_is "$n" systemctl show -P NRestarts pgbak-agent
+done
 until_is active systemctl is-active pgbak-agent
 last=$(sql "SELECT pg_walfile_name(pg_switch_wal())")
 for _ in $(seq 300); do [ "$(sql "SELECT last_archived_wal >= '$last' FROM pg_stat_archiver")" = t ] && break; sleep 0.2; done
