@@ -75,6 +75,10 @@ func leads(h postgres.History, tli postgres.Timeline, end postgres.LSN) bool {
 // start finds out where to go on: behind what the directory holds, else behind
 // what is archived, else where the slot or the server is.
 func (r *Receiver) start(ctx context.Context, id received.Identity, system server.System, slot server.Slot, history postgres.History) (streamStart, error) {
+	// A segment may have got its name just before this could not be made durable.
+	if err := r.o.Directory.Sync(); err != nil {
+		return streamStart{}, fmt.Errorf("%w: %s", errNotDurable, oneLine(err))
+	}
 	at, ok, err := r.o.Directory.Position(id)
 	if err != nil {
 		return streamStart{}, err
