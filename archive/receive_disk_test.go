@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	"github.com/pgbak/pgbak/internal/postgres"
+	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
+	"github.com/pgbak/pgbak/repo"
 )
 
 // lossyDisk is a disk that knows what of it a crash of the machine would leave. A
@@ -177,4 +179,41 @@ func namesOf(dir string) string {
 		names = append(names, e.Name())
 	}
 	return strings.Join(names, " ")
+}
+
+// TestANameThatIsNotDurableIsMadeSoBeforeReceivingGoesOn completes a segment whose new
+// name cannot be made durable. The next session goes on behind it, and tells the server
+// that it is there: after a crash it has to be.
+func TestANameThatIsNotDurableIsMadeSoBeforeReceivingGoesOn(t *testing.T) {
+	const size = 1 << 20
+	disk := newLossyDisk(func(n int) bool { return n == 3 || n == 4 }) // its content, its entry; its name, and that again
+	dir, err := received.Open(t.TempDir(), disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	id := received.Identity{SystemID: 7, Major: 17, SegmentSize: size}
+	f := postgres.WALFile{Kind: postgres.WALSegment, Timeline: 1, Segment: 16}
+	s, err := dir.Begin(id, f, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(pagedSegment(repo.Identity{Number: 1, SystemID: 7, Major: 17, SegmentSize: size}, f)); err != nil {
+		t.Fatal(err)
+	}
+	is(t, s.Complete(), syscall.EIO, "complete received WAL")
+	s.Close()
+	r := &Receiver{o: ReceiveOptions{Directory: dir}}
+	start := func() (streamStart, error) {
+		return r.start(t.Context(), id, server.System{Timeline: 1}, server.Slot{}, postgres.History{Timeline: 1})
+	}
+	_, err = start()
+	is(t, err, errNotDurable, "make the names of received WAL durable")
+	from, err := start()
+	if want := f.Start(size) + size; err != nil || from.lsn != want {
+		t.Fatalf("it goes on at %s (%v), want %s", from.lsn, err, want)
+	}
+	if whole := dir.Path(f.Name(size)); disk.names[whole] == "" {
+		t.Errorf("the server is told that %s is there, and after a crash it is not: %v", whole, disk.names)
+	}
 }

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"context"
 	"slices"
 	"sync"
 
@@ -71,4 +72,67 @@ func (r *Receiver) addWaiting(s *ReceiveStatus) {
 			s.Stored = f.Start(id.SegmentSize) + postgres.LSN(id.SegmentSize)
 		}
 	}
+}
+
+// removeLeft removes what is left of the segments in which a timeline ended, if the
+// next timeline's segment of that number, which has all of it, is stored. One that is not in
+// the directory may have been removed, or never received: a person may have accepted a gap.
+// So it counts only what the repositories have.
+func (s *storeRun) removeLeft(ctx context.Context) error {
+	files, err := s.r.o.Directory.Files(s.id.SegmentSize)
+	if err != nil {
+		return err
+	}
+	for _, p := range files {
+		if p.Kind != postgres.WALPartial {
+			continue
+		}
+		later, here, waiting := false, false, false
+		for i, f := range s.files {
+			if f.Kind == postgres.WALSegment && f.Timeline > p.Timeline && f.Segment >= p.Segment {
+				stored, same := s.isStored(i), f.Segment == p.Segment
+				later, here, waiting = later || stored, here || same && stored, waiting || same && !stored
+			}
+		}
+		if !later || waiting {
+			continue
+		}
+		if !here {
+			if here, err = s.isElsewhere(ctx, p); err != nil {
+				return err
+			}
+		}
+		if !here {
+			continue
+		}
+		if err := s.r.o.Directory.Remove(p, s.id.SegmentSize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isElsewhere tells whether every repository has the whole segment that the newest
+// history takes in the place of a partial one.
+func (s *storeRun) isElsewhere(ctx context.Context, p postgres.WALFile) (bool, error) {
+	newest := postgres.Timeline(1)
+	for _, f := range s.files {
+		newest = max(newest, f.Timeline)
+	}
+	history, err := s.r.o.Directory.History(newest)
+	if err != nil {
+		return false, err
+	}
+	end := p.Start(s.id.SegmentSize) + postgres.LSN(s.id.SegmentSize) - 1
+	whole := postgres.WALFile{Kind: postgres.WALSegment, Timeline: history.TimelineAt(end), Segment: p.Segment}
+	for _, t := range s.r.o.Pusher.targets {
+		stanza, err := t.Open(ctx)
+		if err != nil {
+			return false, err
+		}
+		if there, err := stanza.HasWAL(ctx, stanza.Current(), whole); err != nil || !there {
+			return false, err
+		}
+	}
+	return true, nil
 }

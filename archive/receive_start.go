@@ -12,6 +12,7 @@ import (
 	"github.com/pgbak/pgbak/internal/postgres/server"
 	"github.com/pgbak/pgbak/internal/received"
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage"
 )
 
 // streamStart is where a stream begins: at the first byte of a segment, before
@@ -74,6 +75,10 @@ func leads(h postgres.History, tli postgres.Timeline, end postgres.LSN) bool {
 // start finds out where to go on: behind what the directory holds, else behind
 // what is archived, else where the slot or the server is.
 func (r *Receiver) start(ctx context.Context, id received.Identity, system server.System, slot server.Slot, history postgres.History) (streamStart, error) {
+	// A segment may have got its name just before this could not be made durable.
+	if err := r.o.Directory.Sync(); err != nil {
+		return streamStart{}, fmt.Errorf("%w: %s", errNotDurable, oneLine(err))
+	}
 	at, ok, err := r.o.Directory.Position(id)
 	if err != nil {
 		return streamStart{}, err
@@ -177,6 +182,9 @@ func (r *Receiver) frontier(ctx context.Context, history postgres.History, size 
 		if err != nil {
 			return 0, 0, fmt.Errorf("repository %s: %w", t.Name, err)
 		}
+		if ranges, err = r.ofTheWay(ctx, t.Name, s, ranges, history); err != nil {
+			return 0, 0, fmt.Errorf("repository %s: %w", t.Name, err)
+		}
 		end := archivedEnd(ranges, history, size)
 		if end == 0 {
 			continue
@@ -189,6 +197,36 @@ func (r *Receiver) frontier(ctx context.Context, history postgres.History, size 
 		}
 	}
 	return min(unbroken, frontier), frontier, nil
+}
+
+// ofTheWay are the runs of which the archived history proves that they are of the
+// server's own way. Another server, such as a restored copy that was promoted, may
+// have begun a timeline of the same number elsewhere: what that one archived says
+// nothing of this one's WAL, and the conflict is told when the history is stored.
+func (r *Receiver) ofTheWay(ctx context.Context, repository string, s *repo.Stanza, ranges []repo.WALRange, h postgres.History) ([]repo.WALRange, error) {
+	proven := map[postgres.Timeline]bool{1: true}
+	for i := range h.Entries {
+		tli := h.Timeline
+		if i+1 < len(h.Entries) {
+			tli = h.Entries[i+1].Timeline
+		}
+		if !slices.ContainsFunc(ranges, func(r repo.WALRange) bool { return r.Timeline == tli }) {
+			continue
+		}
+		archived, err := s.History(ctx, s.Current(), tli)
+		switch {
+		case errors.Is(err, storage.ErrNotExist), errors.Is(err, repo.ErrDamaged):
+			r.o.Log.Warn("the archive has WAL of a timeline without its history; it does not count", "repository", repository, "timeline", uint32(tli), "error", oneLine(err))
+		case err != nil:
+			return nil, err
+		case !samePath(archived.Entries, h.Entries[:i+1]):
+			r.o.Log.Warn("the archive has WAL of another server's timeline of the same number; it does not count", "repository", repository,
+				"archived", pathText(tli, archived.Entries), "this-server", pathText(tli, h.Entries[:i+1]))
+		default:
+			proven[tli] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(ranges), func(r repo.WALRange) bool { return !proven[r.Timeline] }), nil
 }
 
 // inFlight is how far before the end of the archive segments may be missing that are

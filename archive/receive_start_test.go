@@ -2,6 +2,7 @@ package archive
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -39,6 +40,44 @@ func TestSegmentsThatAreStillOnTheirWayAreReceived(t *testing.T) {
 	}
 	r.says(t, fmt.Sprint("from=", f.Start(1<<20)))
 	r.waitStored(t, missing)
+	r.stop(t)
+}
+
+// TestWhatAnotherServerArchivedOnTheSameTimelineIsNotTakenForReceived has in the archive
+// what a copy wrote that was promoted before the server was: both are timeline 2.
+func TestWhatAnotherServerArchivedOnTheSameTimelineIsNotTakenForReceived(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Start(t, pgtest.Options{SegmentSizeMB: 1, Config: map[string]string{"wal_keep_size": "1GB"}})
+	rehearsal := pgtest.StartStandby(t, c)
+	rehearsal.Promote(t)
+	rehearsal.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	fill(t, rehearsal, 4)
+	s := newStanza(t, mem.New(), serverIdentity(t, c.DataDir))
+	for _, name := range append([]string{"00000002.history"}, serversSegments(t, rehearsal)...) {
+		if _, err := pushPath(t, s, rehearsal.DataDir+"/pg_wal/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, c, 1)
+	promoteAgain(t, c)
+	fill(t, c, 8)
+	r := continued(t, c, t.TempDir(), s, received.OS{}, nil).begin(t)
+	r.says(t, "receiving WAL")
+	caughtUp(t, c)
+	for _, name := range serversSegments(t, c) {
+		f, err := postgres.ParseWALFile(name, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Timeline != 2 {
+			continue
+		}
+		if _, err := os.Stat(r.dir + "/" + name); err != nil {
+			t.Errorf("acknowledged, but not received: %v", err)
+		}
+	}
+	r.says(t, "another server's timeline of the same number")
+	r.says(t, "received WAL waits in the directory")
 	r.stop(t)
 }
 

@@ -339,3 +339,36 @@ func TestWhatATimelineLeftStaysUntilTheNextHasIt(t *testing.T) {
 		t.Errorf("left: %s", r.left())
 	}
 }
+
+// TestWhatATimelineLeftStaysBehindAGapThatWasAccepted has the partial segment in which a
+// timeline ended, and of the next timeline only what comes behind a gap.
+func TestWhatATimelineLeftStaysBehindAGapThatWasAccepted(t *testing.T) {
+	s := memStanza(t)
+	r := newReceived(t, pushTo("one", s))
+	part := on(1, 3)
+	part.Kind = postgres.WALPartial
+	r.put(t, "00000002.history", []byte(history2))
+	r.segments(t, 2, 5, 7)
+	whole := pagedSegment(testIdentity(17), on(2, 3))
+	if err := os.WriteFile(filepath.Join(r.dir, part.Name(segmentSize)), whole[:500], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := r.storeAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(r.left(), part.Name(segmentSize)) {
+		t.Fatalf("what nobody else has is gone: %s", r.left())
+	}
+	// archive_command brings it.
+	if _, err := pushContent(t, s, on(2, 3).Name(segmentSize), whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.storeAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r.left() != "00000002.history "+namesOn(2, 7) {
+		t.Errorf("left: %s", r.left())
+	}
+}

@@ -84,7 +84,7 @@ func (s *storeRun) do(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := s.removeLeft(); err != nil {
+	if err := s.removeLeft(ctx); err != nil {
 		s.fail(err)
 	}
 	return s.failure()
@@ -312,32 +312,4 @@ func (s *storeRun) neighbour(i, step int) int {
 		}
 	}
 	return -1
-}
-
-// removeLeft removes what is left of the segments in which a timeline ended, if the
-// next timeline's segment of that number, which has all of it, is stored: it is not in
-// the directory any more, or known to be.
-func (s *storeRun) removeLeft() error {
-	files, err := s.r.o.Directory.Files(s.id.SegmentSize)
-	if err != nil {
-		return err
-	}
-	for _, p := range files {
-		if p.Kind != postgres.WALPartial {
-			continue
-		}
-		later, waiting := false, false
-		for i, f := range s.files {
-			if f.Kind == postgres.WALSegment && f.Timeline > p.Timeline && f.Segment >= p.Segment {
-				stored := s.isStored(i)
-				later, waiting = later || stored, waiting || !stored && f.Segment == p.Segment
-			}
-		}
-		if later && !waiting {
-			if err := s.r.o.Directory.Remove(p, s.id.SegmentSize); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -316,7 +316,15 @@ func (d *Directory) put(name string, content []byte) (err error) {
 	return nil
 }
 
-// sync makes the entries of the directory durable.
+// Sync makes the names of the directory durable as they are. Where [Directory.Position]
+// says that receiving goes on is behind whole segments, which are that by their names.
+func (d *Directory) Sync() error {
+	if err := d.sync(); err != nil {
+		return fmt.Errorf("make the names of received WAL durable: %w", err)
+	}
+	return nil
+}
+
 func (d *Directory) sync() error {
 	f, err := os.Open(d.path)
 	if err != nil {
