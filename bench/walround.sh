@@ -48,6 +48,7 @@ wal_ready() {
 	as_server cp "$base_copy/global/pg_control" "$archiver/global/pg_control"
 	# shellcheck disable=SC2016 # the inner shell is to expand this
 	wal_segments | as_server sh -c 'while read -r segment; do ln "$0/$segment" "$1/pg_wal/" && : >"$1/pg_wal/archive_status/$segment.ready"; done' "$wal" "$archiver"
+	sleep 3 # a link is a change; WAL that waits has been at rest
 }
 
 # wal_prove: what was fetched is what was pushed.
