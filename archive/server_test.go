@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgbak/pgbak/internal/pgtest"
 	"github.com/pgbak/pgbak/internal/postgres"
@@ -30,7 +29,6 @@ func TestEverythingThatAServerWantsArchivedIsTakenAndComesBack(t *testing.T) {
 	pgtest.GiveToServer(t, filepath.Join(c.DataDir, "standby.signal"))
 	c.Start(t)
 	c.Promote(t)
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
 	c.Exec(t, "CREATE TABLE u AS SELECT generate_series(1, 100000) n")
 	c.Exec(t, "SELECT pg_switch_wal()")
 	c.Stop(t, "fast")

@@ -65,7 +65,7 @@ func writeWAL(t *testing.T, major int) *writtenWAL {
 	pgtest.GiveToServer(t, signal)
 	c.Start(t)
 	c.Promote(t)
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	work("second")
 	w.to = redo()
 	if major >= 17 {

@@ -40,7 +40,7 @@ func testAgentOn(t *testing.T, major int) {
 	killed := func(*testing.T) func() { p.kill(); return begin }
 	t.Run("recovery ends with every row", func(t *testing.T) {
 		c := a.recover(t, "recovery.signal")
-		c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+		c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 		if rows := c.Query(t, "SELECT count(*) FROM t"); rows != a.rows {
 			t.Errorf("%s rows, want %s", rows, a.rows)
 		}

@@ -55,7 +55,7 @@ func TestTheCommandsTogetherBringAClusterBack(t *testing.T) {
 	contains(t, h.expect(t, exitRestoreRefused, append([]string{"restore"}, target...)...).stderr, into, "hint: ")
 
 	c := pgtest.Open(t, into, 17, nil)
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if n := c.Query(t, "SELECT count(*) FROM t"); n != "2000" {
 		t.Errorf("%s rows came back, want 2000", n)
 	}

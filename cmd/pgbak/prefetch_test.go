@@ -318,14 +318,14 @@ func TestRecoveryThroughATimelineSwitchIsServedAhead(t *testing.T) {
 	pgtest.GiveToServer(t, signal)
 	c := pgtest.Open(t, data, a.major, map[string]string{"restore_command": a.restoreCommand, "archive_mode": "on",
 		"archive_command": strings.Replace(a.restoreCommand, `get %f "%p"`, "push %p", 1)})
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	c.Exec(t, "INSERT INTO t SELECT n, repeat('y', 100) FROM generate_series(1, 40000) n")
 	c.Exec(t, "SELECT pg_switch_wal()")
 	rows := c.Query(t, "SELECT count(*) FROM t")
 	c.Stop(t, "fast") // and all is archived
 
 	again := b.recover(t, "recovery.signal")
-	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if got := again.Query(t, "SELECT count(*) FROM t"); got != rows {
 		t.Errorf("%s rows, want %s", got, rows)
 	}

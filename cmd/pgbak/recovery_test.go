@@ -178,7 +178,7 @@ func TestArchiveGetAndRecovery(t *testing.T) {
 func (a *archived) keepsTheLaw(t *testing.T) {
 	t.Run("an absent file ends recovery and the server promotes with every row", func(t *testing.T) {
 		c := a.recover(t, "recovery.signal")
-		c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+		c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 		if rows := c.Query(t, "SELECT count(*) FROM t"); rows != a.rows {
 			t.Errorf("%s rows, want %s", rows, a.rows)
 		}
@@ -208,7 +208,7 @@ func (a *archived) stops(t *testing.T, trouble func(*testing.T) func()) {
 	}
 	contains(t, c.Log(), "pgbak: ")
 	again := a.open(t, c.DataDir)
-	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if rows := again.Query(t, "SELECT count(*) FROM t"); rows != a.rows {
 		t.Errorf("%s rows after the trouble, want %s", rows, a.rows)
 	}

@@ -108,7 +108,7 @@ func TestSeveralRepositories(t *testing.T) {
 	contains(t, o.stdout, "from repository second (file://")
 	contains(t, o.stderr, "restore_command names this repository alone")
 	c := pgtest.Open(t, into, 17, nil)
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if n := c.Query(t, "SELECT count(*) FROM t"); n != "1000" {
 		t.Errorf("%s rows came back, want 1000", n)
 	}

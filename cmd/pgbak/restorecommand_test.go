@@ -125,7 +125,7 @@ func TestACrashOfArchiveGetStopsRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := pgtest.Open(t, into, 17, nil)
-	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	again.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if rows := again.Query(t, "SELECT count(*) FROM t"); rows != "2000" {
 		t.Errorf("%s rows came back, want 2000", rows)
 	}

@@ -69,7 +69,7 @@ func TestAClusterComesBackFromS3(t *testing.T) {
 		t.Errorf("restored %+v, %v", restored, err)
 	}
 	c := pgtest.Open(t, into, 17, nil)
-	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", time.Minute)
+	c.WaitFor(t, "SELECT pg_is_in_recovery()", "f", 3*time.Minute)
 	if n := c.Query(t, "SELECT count(*) FROM t"); n != "2000" {
 		t.Errorf("%s rows came back, want 2000", n)
 	}
