@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,50 +20,48 @@ const (
 	healthIdle        = 30 * time.Second
 )
 
-// boundedListener accepts connections while fewer than a number are open.
+// boundedListener keeps a number of connections: another one takes the place of the
+// oldest. To let it wait would leave the supervisor without an answer, who would take
+// the process for dead.
 type boundedListener struct {
 	net.Listener
-	free   chan struct{}
-	closed chan struct{}
-	close  func() error
-}
+	most int
 
-func newBoundedListener(l net.Listener, most int) *boundedListener {
-	b := &boundedListener{Listener: l, free: make(chan struct{}, most), closed: make(chan struct{})}
-	b.close = sync.OnceValue(func() error {
-		close(b.closed)
-		return l.Close()
-	})
-	return b
+	mu   sync.Mutex
+	open []*boundedConn // oldest first
 }
 
 // Accept implements net.Listener.
 func (b *boundedListener) Accept() (net.Conn, error) {
-	select {
-	case b.free <- struct{}{}:
-	case <-b.closed:
-		return nil, net.ErrClosed
-	}
 	conn, err := b.Listener.Accept()
 	if err != nil {
-		<-b.free
 		return nil, err
 	}
-	return &boundedConn{Conn: conn, leave: sync.OnceFunc(func() { <-b.free })}, nil
+	c := &boundedConn{conn, b}
+	b.mu.Lock()
+	b.open = append(b.open, c)
+	var oldest net.Conn
+	if len(b.open) > b.most {
+		oldest, b.open = b.open[0].Conn, b.open[1:]
+	}
+	b.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.Close()
+	}
+	return c, nil
 }
-
-// Close implements net.Listener.
-func (b *boundedListener) Close() error { return b.close() }
 
 // boundedConn makes room for another one when it is closed.
 type boundedConn struct {
 	net.Conn
-	leave func()
+	of *boundedListener
 }
 
 // Close implements net.Conn.
 func (c *boundedConn) Close() error {
-	defer c.leave()
+	c.of.mu.Lock()
+	c.of.open = slices.DeleteFunc(c.of.open, func(o *boundedConn) bool { return o == c })
+	c.of.mu.Unlock()
 	return c.Conn.Close()
 }
 
@@ -81,7 +80,7 @@ func (a *app) serveHealth(setting, address string, health *monitor.Health) (list
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := server.Serve(newBoundedListener(l, healthConnections)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(&boundedListener{Listener: l, most: healthConnections}); !errors.Is(err, http.ErrServerClosed) {
 			a.log.Error("health and metrics are not served any more", "error", err)
 		}
 	}()

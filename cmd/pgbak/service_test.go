@@ -1,52 +1,63 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/pgbak/pgbak/internal/monitor"
 )
 
-// TestABoundedListenerAcceptsWhereThereIsRoom fills it, makes room, and closes it when it
-// is full.
-func TestABoundedListenerAcceptsWhereThereIsRoom(t *testing.T) {
+// TestABoundedListenerGivesUpTheOldestConnection opens one more than it keeps.
+func TestABoundedListenerGivesUpTheOldestConnection(t *testing.T) {
 	t.Parallel()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newBoundedListener(inner, 1)
-	for range 3 {
-		conn, err := net.Dial("tcp", l.Addr().String())
+	l := &boundedListener{Listener: inner, most: 2}
+	defer l.Close()
+	var ours, theirs []net.Conn
+	accept := func() {
+		t.Helper()
+		out, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		in, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs = append(ours, in), append(theirs, out)
 	}
-	first, err := l.Accept()
-	if err != nil {
+	for range 3 {
+		accept()
+	}
+	if err := theirs[0].SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if len(l.free) != cap(l.free) {
-		t.Error("there is room although a connection is open")
+	if _, err := theirs[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the oldest connection: %v", err)
 	}
-	for range 2 { // more often is no more room
-		first.Close()
+	ours[0].Close()
+	ours[1].Close()
+	accept() // there is room now
+	for _, conn := range ours[2:] {
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Errorf("a connection was closed though there was room: %v", err)
+		}
+		conn.Close()
 	}
-	if second, err := l.Accept(); err != nil || len(l.free) != cap(l.free) {
-		t.Errorf("%v, %v: no connection was accepted where there was room", second, err)
+	if len(l.open) != 0 {
+		t.Errorf("%d connections are kept that are closed", len(l.open))
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("a closed listener that is full says %v", err)
+	for _, conn := range theirs {
+		conn.Close()
 	}
 }
 
@@ -82,7 +93,7 @@ func TestWhoAsksForHealthCannotHoldConnectionsForEver(t *testing.T) {
 		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.Copy(io.Discard, bufio.NewReader(conn)); err != nil {
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("a connection is not given up: %v", err)
 		}
 	}
