@@ -3,9 +3,11 @@ package archive
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/pgbak/pgbak/repo"
+	"github.com/pgbak/pgbak/storage/mem"
 )
 
 // TestBehindAConflictNothingOfItsTimelineIsPushedAhead: of two servers on one timeline,
@@ -39,5 +41,32 @@ func TestBehindAConflictNothingOfItsTimelineIsPushedAhead(t *testing.T) {
 			}
 			s.mustBeIn(t, stanza, other)
 		})
+	}
+}
+
+// A server that was set back, by a snapshot of its disk, writes its timeline once more
+// beside a spool that knows the first time.
+func TestWhatIsAcknowledgedForOtherContentIsPushedInItsOrder(t *testing.T) {
+	st := traced(mem.New())
+	a, b := newStanza(t, st, testIdentity(17)), memStanza(t)
+	server, spool := newServer(t, 2), newSpool(t)
+	if _, err := newTestBatch(t, spool, pushTo("a", a), PushTarget{Name: "b", Open: closedQuietly}).Push(t.Context(), server.path(segmentNumber(1))); err == nil {
+		t.Fatal("a push to a repository that cannot be opened succeeds")
+	}
+	server.mustBeIn(t, a, segmentNumber(1), segmentNumber(2))
+
+	for n := 2; n <= 6; n++ {
+		again := segment(testIdentity(17), walFileOf(uint64(n)))
+		again[len(again)/2] ^= 1
+		server.write(t, segmentNumber(n), again)
+	}
+	server.done(t, segmentNumber(1))
+	batch := newTestBatch(t, spool, pushTo("a", a), pushTo("b", b))
+	batch.Processes = 1
+	if _, err := batch.Push(t.Context(), server.path(segmentNumber(2))); !errors.Is(err, repo.ErrWALConflict) {
+		t.Errorf("other content under a name that is taken: %v", err)
+	}
+	if got := puts(st); slices.Contains(got, segmentNumber(3)) {
+		t.Errorf("stored behind the conflict were %q", got)
 	}
 }

@@ -135,12 +135,11 @@ func (r *pushRun) push(ctx context.Context, f readyFile, patience context.Contex
 			ack, counting = a, r.holders(a)
 		}
 	}
+	if len(counting) > 0 && !ack.isOf(r.path(name)) {
+		counting = nil // of another content: what holds that is asked in its order
+	}
 	if len(counting) == len(r.targets) {
-		// Left since this run looked, or for another content.
-		if ack.isOf(r.path(name)) {
-			return r.complete(Result{File: name, Acknowledged: true}, counting, ack.Size), nil
-		}
-		counting = nil
+		return r.complete(Result{File: name, Acknowledged: true}, counting, ack.Size), nil // left since this run looked
 	}
 	// An acknowledgement that does not count any more: it was archived, some time ago.
 	known := ack.File != "" && len(counting) == 0
