@@ -142,6 +142,8 @@ type pushRun struct {
 	done     chan struct{}       // closed when answered
 	begun    map[string]bool     // in this run
 	missing  map[string][]string // by file: places that do not hold it, by word of the spool
+	later    map[string][]string // by file that is on its way: places whose turn it is not, which get it when it comes again
+	came     chan struct{}       // closed, and made anew, when one of later has come
 	ahead    int                 // files begun since the file asked for is done
 	answered bool                // the file asked for is done
 	unsettle error               // the file asked for failed with this
@@ -165,7 +167,8 @@ type runTotal struct {
 
 func (b *Batch) newRun(path string) *pushRun {
 	r := &pushRun{Batch: b, wal: filepath.Dir(path), asked: filepath.Base(path), certain: true,
-		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{}}
+		done: make(chan struct{}), begun: map[string]bool{}, missing: map[string][]string{},
+		later: map[string][]string{}, came: make(chan struct{})}
 	for _, t := range b.pusher.targets {
 		r.targets = append(r.targets, newRunTarget(t))
 	}

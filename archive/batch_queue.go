@@ -17,21 +17,33 @@ type readyFile struct {
 
 // inTurn orders the files that wait, all of which some repository that can be asked
 // lacks. fresh are those that no run has tried, tried the others; both are in
-// PostgreSQL's order. lacking gives the places that lack a file and can be asked.
-func inTurn(fresh, tried []string, lacking func(name string) []string) []readyFile {
-	if len(tried) == 0 {
+// PostgreSQL's order. lacking gives the places that lack a file and can be asked. away are
+// files on their way to some places, by the others, which get them later.
+func inTurn(fresh, tried []string, lacking func(name string) []string, away map[string][]string) []readyFile {
+	if len(tried) == 0 && len(away) == 0 {
 		return turnOfAll(fresh)
 	}
 	behind := map[string]string{} // by place: the oldest file that it lacks
+	lacks := func(place, name string) {
+		if old, ok := behind[place]; !ok || inArchiveOrder(name, old) < 0 {
+			behind[place] = name
+		}
+	}
 	for _, name := range tried {
 		for _, place := range lacking(name) {
-			if old, ok := behind[place]; !ok || inArchiveOrder(name, old) < 0 {
-				behind[place] = name
-			}
+			lacks(place, name)
+		}
+	}
+	waits := "" // the oldest of what is new somewhere
+	for name, places := range away {
+		for _, place := range places {
+			lacks(place, name)
+		}
+		if waits == "" || inArchiveOrder(name, waits) < 0 {
+			waits = name
 		}
 	}
 	var first, turn []readyFile
-	waits := "" // the oldest of what is new somewhere
 	for _, name := range fresh {
 		var later []string
 		places := lacking(name)
@@ -44,7 +56,7 @@ func inTurn(fresh, tried []string, lacking func(name string) []string) []readyFi
 			turn = append(turn, readyFile{name: name}) // there is no other to which it should go before
 			continue
 		}
-		if waits == "" && laneOf(name) != "" { // histories are before everything, in any order
+		if laneOf(name) != "" && (waits == "" || inArchiveOrder(name, waits) < 0) { // histories are before everything, in any order
 			waits = name
 		}
 		first = append(first, readyFile{name, later})
@@ -88,6 +100,11 @@ func alternate(a, b []readyFile) []readyFile {
 func (r *pushRun) again(result Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, ok := r.later[result.File]; ok {
+		delete(r.later, result.File)
+		close(r.came)
+		r.came = make(chan struct{})
+	}
 	var missing []string
 	for _, f := range result.Failed {
 		if !f.Unasked() {
@@ -138,6 +155,9 @@ func (r *pushRun) next() (readyFile, bool) {
 // beginFile is for files in their order.
 func (r *pushRun) beginFile(f readyFile) {
 	r.begun[f.name] = true
+	if len(f.later) > 0 {
+		r.later[f.name] = f.later
+	}
 	for _, t := range r.targets {
 		if !slices.Contains(f.later, t.key) {
 			t.order.begin(f.name)
@@ -193,6 +213,6 @@ func (r *pushRun) refill() bool {
 			places = append(places, t.key)
 		}
 		return places
-	})...)
+	}, r.later)...)
 	return len(r.queue) > 0
 }

@@ -160,7 +160,7 @@ func TestTurns(t *testing.T) {
 			}
 		}
 		for rounds := 0; len(fresh)+len(tried) > 0; rounds++ {
-			queue := inTurn(fresh, tried, func(name string) []string { return lacks[name] })
+			queue := inTurn(fresh, tried, func(name string) []string { return lacks[name] }, nil)
 			if len(queue) == 0 || rounds > 20 {
 				t.Fatalf("seed %d: nothing has its turn of %q and %q", seed, fresh, tried)
 			}
@@ -194,10 +194,23 @@ func TestAHistoryWaitsForNoRepositoryThatCatchesUp(t *testing.T) {
 			return []string{"b"}
 		}
 		return []string{"a", "b"}
-	})
+	}, nil)
 	// By turns: what is new does not wait for who catches up, nor that for what is new.
 	want := fmt.Sprint([]readyFile{{"00000002.history", nil}, {segmentNumber(1), nil}, {segmentNumber(9), []string{"b"}}})
 	if got := fmt.Sprint(queue); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// What is on its way to a only is older than what would go to b as well.
+func TestWhatIsOnItsWayElsewhereHasItsTurnFirst(t *testing.T) {
+	away := map[string][]string{segmentNumber(5): {"b"}}
+	both := func(string) []string { return []string{"a", "b"} }
+	if got, want := fmt.Sprint(inTurn(names(6, 7), nil, both, away)), fmt.Sprint([]readyFile{{segmentNumber(6), []string{"b"}}, {segmentNumber(7), []string{"b"}}}); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	onlyB := func(string) []string { return []string{"b"} }
+	if got, want := fmt.Sprint(inTurn(nil, []string{segmentNumber(4), segmentNumber(6), segmentNumber(7)}, onlyB, away)), fmt.Sprint([]readyFile{{name: segmentNumber(4)}}); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }

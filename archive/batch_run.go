@@ -95,8 +95,19 @@ func (r *pushRun) pushAhead(ctx context.Context) {
 // file that was asked for is not done: it may wait for one repository for long.
 const lookAgain = 500 * time.Millisecond
 
-// more waits for work, and tells whether there may be some.
+// more waits for work, and tells whether there may be some. What is on its way and
+// comes again is some.
 func (r *pushRun) more(ctx context.Context) bool {
+	r.mu.Lock()
+	away, came := len(r.later), r.came
+	r.mu.Unlock()
+	if away > 0 {
+		select {
+		case <-came:
+		case <-ctx.Done():
+		}
+		return true
+	}
 	select {
 	case <-r.done:
 		return false
