@@ -134,12 +134,12 @@ func maskPage(page []byte, kind pageKind) {
 	special := page[le.Uint16(page[16:]):]
 	switch kind {
 	case heapPage:
-		maskHole(page)
+		maskEmpty(page)
 		for n := range lines(page) {
 			maskTuple(page, n)
 		}
 	case btreePage:
-		maskHole(page)
+		maskEmpty(page)
 		flags := le.Uint16(special[12:])
 		if flags&1 != 0 { // leaf
 			maskDead(page)
@@ -158,7 +158,7 @@ func maskPage(page []byte, kind pageKind) {
 		}
 		le.PutUint16(special[12:], flags&^(1<<7)) // has dead tuples
 	case gistPage:
-		maskHole(page)
+		maskEmpty(page)
 		clear(special[:8]) // NSN, an LSN
 		flags := le.Uint16(special[12:])
 		if flags&1 != 0 { // leaf
@@ -206,6 +206,17 @@ func maskHole(page []byte) {
 	if lower > pageHeader && lower <= upper && upper <= len(page) {
 		clear(page[lower:upper])
 	}
+}
+
+// maskEmpty is maskHole where no page has anything there that its header does not
+// tell of: one without any tuple has a hole too, in which a copy may show what was there
+// before the last tuple went, while an image of the page in WAL leaves it out.
+func maskEmpty(page []byte) {
+	if int(le.Uint16(page[12:])) == pageHeader && le.Uint16(page[14:]) == le.Uint16(page[16:]) {
+		clear(page[pageHeader:le.Uint16(page[14:])])
+		return
+	}
+	maskHole(page)
 }
 
 // maskDead forgets which tuples a reader of the index has found to be dead.
