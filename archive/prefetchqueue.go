@@ -177,7 +177,7 @@ func (f *queued) giveUp(err error) error {
 }
 
 // passSize is how much is read at once: what is summed is still in the processor's cache.
-const passSize = 256 << 10
+const passSize = 128 << 10
 
 // pass gives all of an open file to w, unless that is nil, and proves that it was the
 // segment: by the checksum, which was made of content that a repository's reader had
