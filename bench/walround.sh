@@ -219,7 +219,7 @@ part_wal() {
 	printf -- '- %s\n' "${walg:+$("$walg" --version | cut -f 1)}" \
 		"$segments segments of 16 MiB, $far_segments where round trips to S3 take longer; S3 is MinIO $(go version -m "$minio" | awk '$1 == "mod" { print $3 }'), TLS, on the same machine"
 	printf '\n## WAL\n'
-	for trip in wal-calls wal-local $(printf 'wal-s3-%s ' $latencies); do
+	for trip in wal-calls wal-local $(for trip in $latencies; do echo "wal-s3-$trip"; done); do
 		printf '\n'
 		cat "$results/$trip.md"
 	done
