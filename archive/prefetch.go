@@ -53,16 +53,11 @@ const (
 // when recovery has ended or asked for nothing for half a minute, or with ctx, without an error;
 // and at once if somebody else is at it.
 func (p *Prefetcher) Run(ctx context.Context) error {
-	unlock, err := p.lock(ctx)
-	if errors.Is(err, errLocked) || ctx.Err() != nil {
-		return nil
-	} else if err != nil {
+	unlock, err := p.begin(ctx)
+	if unlock == nil {
 		return err
 	}
 	defer unlock()
-	if err := p.queue.sweep(); err != nil {
-		return err
-	}
 	signs := lookForSigns(p.queue.of.Directory)
 	ctx, cancel := context.WithCancel(ctx)
 	r := newPrefetchRun(p)
@@ -98,16 +93,11 @@ func (p *Prefetcher) Run(ctx context.Context) error {
 // Fill fills the queue once and ends, for where nobody may stay behind; as Run does, at
 // once if somebody else is at it.
 func (p *Prefetcher) Fill(ctx context.Context) error {
-	unlock, err := p.lock(ctx)
-	if errors.Is(err, errLocked) || ctx.Err() != nil {
-		return nil
-	} else if err != nil {
+	unlock, err := p.begin(ctx)
+	if unlock == nil {
 		return err
 	}
 	defer unlock()
-	if err := p.queue.sweep(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := newPrefetchRun(p)
 	defer r.wait()
@@ -122,12 +112,27 @@ func (p *Prefetcher) Fill(ctx context.Context) error {
 	}
 }
 
-func (p *Prefetcher) lock(ctx context.Context) (unlock func(), err error) {
+// begin takes the queue for this process alone, and sweeps it. There is no unlock if
+// that failed, and no error either if somebody else is at it or ctx has ended.
+func (p *Prefetcher) begin(ctx context.Context) (unlock func(), err error) {
 	err = tryLock(ctx, func() error {
 		unlock, err = p.queue.lock()
 		return err
 	})
-	return unlock, err
+	if errors.Is(err, errLocked) || err != nil && ctx.Err() != nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() == nil {
+		err = p.queue.sweep()
+	}
+	if err != nil || ctx.Err() != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // tryLock calls lock until it does not say errLocked, for a while.

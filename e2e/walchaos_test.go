@@ -140,7 +140,6 @@ func (c *chaos) begin(t *testing.T) {
 		"wal_keep_size": "8MB", "max_wal_size": "32MB", "min_wal_size": "8MB", "checkpoint_timeout": "30s",
 		"wal_log_hints": "on", "wal_retrieve_retry_interval": "100ms", "hot_standby": "on", "recovery_target_timeline": "latest",
 		"wal_receiver_timeout": "5s", "wal_sender_timeout": "5s",
-		"dynamic_shared_memory_type": "mmap", // what a killed server leaves goes with its directory
 	}})
 	n.configure(t)
 	n.expect(t, codeOK, "init")
